@@ -1,0 +1,110 @@
+"""Settings: what a user may tune, checked alike from files and from code.
+
+Units are at the end of each name. Presets are written as the difference from ``lan``.
+"""
+
+from typing import Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MESSAGE_BYTES_LIMIT: Final = 64 * 2**20
+"""No setting may allow a larger message: reassembly memory is bounded by it."""
+
+
+class Strict(BaseModel):
+    """A section of settings: unknown keys are errors, values are not changed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+PRESETS: Final[dict[str, dict[str, Any]]] = {
+    "lan": {},
+    "loopback": {
+        "token_lost_s": 0.2,
+        "token_resend_s": 0.05,
+        "hold_s": 0.03,
+        "consensus_s": 0.08,
+        "join_s": 0.02,
+        "beacon_s": 0.04,
+    },
+    "wan": {
+        "token_lost_s": 3.0,
+        "token_resend_s": 0.7,
+        "hold_s": 0.5,
+        "consensus_s": 1.5,
+        "join_s": 0.2,
+        "beacon_s": 0.5,
+        "receive_failed_s": 20.0,
+    },
+}
+
+
+class RingSettings(Strict):
+    """``[ring]``: must be the same on every node of a ring, unless a field says otherwise."""
+
+    name: str = Field(default="vsync", min_length=1, max_length=200)
+    """Rings of different names ignore each other on the same network."""
+
+    transport: str = "udp"
+    """The transport plugin; its own settings are in ``[transport.NAME]``."""
+
+    preset: str = "lan"
+    """``loopback``, ``lan`` or ``wan``: where the defaults of the timeouts below come from."""
+
+    token_lost_s: float = Field(default=0.3, ge=0.03, le=600)
+    """Silence of the token after which the ring is given up. Shorter finds a dead node sooner,
+    and accuses a slow one sooner."""
+
+    token_resend_s: float = Field(default=0.07, ge=0.005, le=600)
+    """Wait before a token that may be lost is sent again. Leave room for several tries within
+    ``token_lost_s``."""
+
+    hold_s: float = Field(default=0.05, ge=0.001, le=600)
+    """How long the representative keeps the token of an idle ring. Longer saves CPU; a node with
+    something to send wakes the token at once. Must be below ``token_resend_s``."""
+
+    join_s: float = Field(default=0.025, ge=0.005, le=600)
+    """Interval between repeated joins while gathering, and between commit token resends."""
+
+    consensus_s: float = Field(default=0.1, ge=0.01, le=600)
+    """Wait for every node heard of to agree on the membership, before the silent ones are left
+    out. Must allow several joins."""
+
+    beacon_s: float = Field(default=0.05, ge=0.005, le=600)
+    """Interval of the representative's beacon, by which rings find each other after a partition."""
+
+    receive_failed_s: float = Field(default=3.0, ge=0.1, le=3600)
+    """How long a node may hold up the ring for a message that it cannot get, before it leaves."""
+
+    window_frames: int = Field(default=256, ge=1, le=65536)
+    """New frames of all nodes in one rotation of the token. Also limited by the receive buffer."""
+
+    frames_per_visit: int = Field(default=96, ge=1, le=65536)
+    """New frames that one node may send at one visit of the token."""
+
+    accelerated_frames: int = Field(default=32, ge=0, le=65536)
+    """Frames that a node may send after it passed the token (Accelerated Ring); 0 turns it off."""
+
+    message_bytes_max: int = Field(default=2**20, ge=1, le=MESSAGE_BYTES_LIMIT)
+    """The largest message, in bytes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            preset = PRESETS.get(str(given.get("preset", "lan")))
+            if preset is None:
+                known = ", ".join(PRESETS)
+                raise ValueError(f"preset {given.get('preset')!r} is unknown; known are {known}")
+            return {**preset, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _check_relations(self) -> Self:
+        if self.token_resend_s * 2 > self.token_lost_s:
+            raise ValueError("token_lost_s must allow at least two times token_resend_s")
+        if self.hold_s >= self.token_resend_s:
+            raise ValueError("hold_s must be below token_resend_s")
+        if self.join_s * 2 > self.consensus_s:
+            raise ValueError("consensus_s must allow at least two times join_s")
+        return self

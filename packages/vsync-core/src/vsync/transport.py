@@ -1,0 +1,93 @@
+"""Transport: the interface that carries packets, and its promises.
+
+A transport may lose, repeat and reorder packets. It may not alter, cut or join them. It is
+synchronous and never blocks: the ring's thread waits on its file descriptors, then calls it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
+
+from pydantic import BaseModel
+
+Address: TypeAlias = Hashable
+"""Where a packet came from, and so where an answer goes. Opaque to all but its transport."""
+
+EVERYONE: Final = None
+"""The destination that means all nodes of the ring, the sender itself excepted."""
+
+TRANSPORT_API: Final = 1
+"""Raised when this interface changes so that older plugins no longer fit."""
+
+
+class Packet(NamedTuple):
+    """Bytes as received, and the address that an answer to them would have."""
+
+    data: bytes | memoryview
+    source: Address
+
+
+class Burst(NamedTuple):
+    """Packets to one destination, in order: an address, or ``EVERYONE``."""
+
+    destination: Address | None
+    packets: Sequence[bytes]
+
+
+class Transport(ABC):
+    """One node's way to the others. Opened once, closed once, used by one thread.
+
+    A transport is made with its own settings (an instance of ``SETTINGS``), which no I/O may
+    precede; ``open`` acquires what it needs.
+    """
+
+    SCHEME: ClassVar[str]
+    """What users write as ``transport = "…"`` in ``[ring]``."""
+
+    SETTINGS: ClassVar[type[BaseModel]]
+    """The model of ``[transport.SCHEME]``; unknown keys are refused."""
+
+    API: ClassVar[int] = TRANSPORT_API
+
+    @abstractmethod
+    def open(self) -> None:
+        """Acquire sockets or devices. Raises TransportFailed with a sentence that says what to do."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything; may be called twice, and after a failed ``open``."""
+
+    @abstractmethod
+    def descriptors(self) -> Sequence[int]:
+        """File descriptors that become readable when ``receive`` has something."""
+
+    @abstractmethod
+    def send(self, burst: Burst) -> None:
+        """Hand all packets of *burst* to the network, or lose some; never block.
+
+        Packets to ``EVERYONE`` do not come back to the sender. Raises TransportFailed only if
+        nothing can ever be sent again; a passing error (no buffer, no route) is a lost packet and
+        is counted.
+        """
+
+    @abstractmethod
+    def receive(self) -> Sequence[Packet]:
+        """All packets that wait now, up to some bounded batch; an empty sequence if none do.
+
+        Packet data belongs to the caller and is never overwritten.
+        """
+
+    @property
+    @abstractmethod
+    def packet_bytes_max(self) -> int:
+        """The largest packet that ``send`` takes, in bytes. Constant while open."""
+
+    @property
+    @abstractmethod
+    def receive_buffer_bytes(self) -> int:
+        """What the system really gave as receive buffer, in bytes. Bounds the ring's window."""
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """Facts for ``vsync status``: plain values by name, JSON-ready."""
+        return {}
