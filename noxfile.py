@@ -1,0 +1,222 @@
+"""Every check of this repository, by name: ``python -m nox --list``.
+
+The default sessions run in the environment that ``requirements-dev.txt`` made, so that they start
+at once; others make an environment of their own, where what is installed is the point of the check.
+"""
+
+import importlib.util
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"  # plain pip; nothing else is required
+nox.options.reuse_venv = "yes"
+
+ROOT = Path(__file__).parent
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+IMPORT_NAMES = {"vsync-core": "vsync"} | {
+    package: package.replace("-", "_") for package in PACKAGES if package != "vsync-core"
+}
+PYTHONS = ["3.11", "3.12", "3.13"]
+CI = os.environ.get("CI") == "true"
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Say where the style differs: ruff format and ruff check."""
+    run_tool(session, "ruff", "format", "--check", ".")
+    run_tool(session, "ruff", "check", ".")
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """Check every annotation: mypy, strict, over packages, tests and this file."""
+    run_tool(session, "mypy", "packages", "tests", "noxfile.py")
+
+
+@nox.session(venv_backend="none")
+def layers(session: nox.Session) -> None:
+    """Check which way imports point: import-linter."""
+    # import-linter has no __main__; this is what its command does.
+    run_python(session, "-c", "from importlinter.cli import lint_imports_command as c; c()")
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run the tests with the running Python; in CI with those that need root and namespaces."""
+    chosen = () if CI else ("-m", "not network")
+    run_tool(session, "pytest", *chosen, *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
+def network(session: nox.Session) -> None:
+    """Run the tests on network namespaces; they need root, iproute2 and nftables."""
+    run_tool(session, "pytest", "-m", "network", "-rs", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
+def coverage(session: nox.Session) -> None:
+    """Run the tests and list the lines and branches that none of them reached."""
+    run_tool(session, "coverage", "run", "-m", "pytest", "-m", "not network", *session.posargs)
+    run_tool(session, "coverage", "report")
+
+
+@nox.session(python=PYTHONS, default=False)
+def pythons(session: nox.Session) -> None:
+    """Run the tests with each supported Python that this machine has."""
+    session.install("-r", "requirements-dev.txt")
+    session.run("python", "-m", "pytest", "-m", "not network", *session.posargs)
+
+
+@nox.session(default=False)
+def lowest(session: nox.Session) -> None:
+    """Run the tests with the oldest dependencies that the packages allow."""
+    constraints = Path(session.create_tmp()) / "lowest.txt"
+    constraints.write_text("".join(f"{line}\n" for line in lowest_dependencies()))
+    session.install("-r", "requirements-dev.txt", "-c", str(constraints))
+    session.run("python", "-m", "pytest", "-m", "not network", *session.posargs)
+
+
+@nox.session(default=False)
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def alone(session: nox.Session, package: str) -> None:
+    """Install one package as its users will, from wheels, and import it."""
+    session.install("build")
+    wheels = Path(session.create_tmp()) / "wheels"
+    for needed in sorted(with_siblings(package)):
+        session.run("python", "-m", "build", "--wheel", "-o", str(wheels), f"packages/{needed}")
+    bare = Path(session.create_tmp()) / "bare"
+    session.run("python", "-m", "venv", "--clear", str(bare))
+    # By path, so that pip never takes a stranger's package of the same name from the index.
+    session.run(
+        f"{bare}/bin/pip", "install", "-q", *(str(w) for w in wheels.glob("*.whl")), external=True
+    )
+    session.run(f"{bare}/bin/python", "-c", f"import {IMPORT_NAMES[package]}", external=True)
+    if package == "vsync-cli":
+        session.run(f"{bare}/bin/vsync", "plugins", external=True)
+
+
+@nox.session(venv_backend="none", default=False)
+def simulation(session: nox.Session) -> None:
+    """Simulate clusters of 3 to 7 nodes; ``-- --seeds 0..10000`` is shared out among the sizes."""
+    arguments = list(session.posargs)
+    seeds = "0..10000"
+    if "--seeds" in arguments:
+        at = arguments.index("--seeds")
+        if at + 1 == len(arguments):
+            session.error("--seeds needs a range, for example --seeds 0..10000.")
+        seeds = arguments[at + 1]
+        del arguments[at : at + 2]
+    for nodes, share in shares(session, seeds):
+        run_command(session, "simulate", "--nodes", str(nodes), "--seeds", share, *arguments)
+
+
+@nox.session(venv_backend="none", default=False)
+def mutation(session: nox.Session) -> None:
+    """Break the engine on purpose, one way at a time, and see that the simulator notices."""
+    run_python(session, "-m", "tests.simulation.mutation", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
+def docs(session: nox.Session) -> None:
+    """Check the pages: links, headings, commands, and that every example runs."""
+    pages = [path for path in ("tests/repository", "tests/docs") if (ROOT / path).is_dir()]
+    run_tool(session, "pytest", *pages, *session.posargs)
+
+
+@nox.session(default=False)
+def build(session: nox.Session) -> None:
+    """Build wheels and source archives of all packages into dist/."""
+    session.install("build")
+    for package in PACKAGES:
+        session.run("python", "-m", "build", "-o", "dist", f"packages/{package}")
+
+
+@nox.session(venv_backend="none", default=False)
+def bump(session: nox.Session) -> None:
+    """Write a new version into every package: ``-- 0.2.0``."""
+    if len(session.posargs) != 1 or not re.fullmatch(r"\d+\.\d+\.\d+", session.posargs[0]):
+        session.error("Say which version to write, for example: nox -s bump -- 0.2.0")
+    version = session.posargs[0]
+    for package in PACKAGES:
+        path = ROOT / "packages" / package / "pyproject.toml"
+        text = path.read_text()
+        text = re.sub(r'^version = ".*"$', f'version = "{version}"', text, flags=re.MULTILINE)
+        text = re.sub(r'"(vsync-[a-z-]+)==[^"]*"', rf'"\1=={version}"', text)
+        path.write_text(text)
+    session.log(f"All packages say {version}; now give it a heading in CHANGELOG.md.")
+
+
+# What the sessions above are made of.
+
+
+def run_python(session: nox.Session, *arguments: str) -> None:
+    """Run Python with ``arguments`` in the environment that nox runs in."""
+    missing = [name for name in ("pytest", "mypy") if importlib.util.find_spec(name) is None]
+    if missing:
+        session.error(
+            f"{sys.executable} lacks {' and '.join(missing)}: run `python -m pip install -r "
+            "requirements-dev.txt` and then `python -m nox` with that same python."
+        )
+    # The environment need not be activated: what it installed is found all the same.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    session.run(sys.executable, *arguments, env={"PATH": path})
+
+
+def run_tool(session: nox.Session, module: str, *arguments: str) -> None:
+    """Run a tool that is a Python module."""
+    run_python(session, "-m", module, *arguments)
+
+
+def run_command(session: nox.Session, *arguments: str) -> None:
+    """Run the ``vsync`` command of this tree."""
+    run_tool(session, "vsync_cli", *arguments)
+
+
+def shares(session: nox.Session, seeds: str) -> list[tuple[int, str]]:
+    """Share the range ``A..B`` of seeds out among clusters of 3, 4, 5, 6 and 7 nodes."""
+    found = re.fullmatch(r"(\d+)\.\.(\d+)", seeds)
+    if found is None:
+        session.error(f"--seeds {seeds} is not a range; write for example --seeds 0..10000.")
+    first, end = int(found[1]), int(found[2])
+    sizes = range(3, 8)
+    bounds = [first + (end - first) * i // len(sizes) for i in range(len(sizes) + 1)]
+    return [
+        (nodes, f"{a}..{b}") for nodes, a, b in zip(sizes, bounds, bounds[1:], strict=True) if a < b
+    ]
+
+
+def project(package: str) -> dict[str, object]:
+    """Give the ``[project]`` table of a package."""
+    described = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text())
+    table = described["project"]
+    assert isinstance(table, dict)
+    return table
+
+
+def dependencies(package: str) -> list[str]:
+    """Give what a package says it needs, as written."""
+    listed = project(package)["dependencies"]
+    assert isinstance(listed, list)
+    return [str(line) for line in listed]
+
+
+def with_siblings(package: str) -> set[str]:
+    """Give the package and those of this repository that it needs, and they in turn."""
+    needed = {package}
+    for dependency in dependencies(package):
+        name = dependency.split("==")[0]
+        if name in PACKAGES:
+            needed |= with_siblings(name)
+    return needed
+
+
+def lowest_dependencies() -> set[str]:
+    """Turn every ``name>=version`` of the packages into ``name==version``."""
+    lines = {line for package in PACKAGES for line in dependencies(package)}
+    return {line.replace(">=", "==") for line in lines if ">=" in line}
