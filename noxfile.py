@@ -7,6 +7,7 @@ at once; others make an environment of their own, where what is installed is the
 import importlib.util
 import os
 import re
+import shutil
 import sys
 import tomllib
 from pathlib import Path
@@ -69,7 +70,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session(python=PYTHONS, default=False)
 def pythons(session: nox.Session) -> None:
     """Run the tests with each supported Python that this machine has."""
-    session.install("-r", "requirements-dev.txt")
+    session.install("-r", "requirements-test.txt")
     session.run("python", "-m", "pytest", "-m", "not network", *session.posargs)
 
 
@@ -78,7 +79,7 @@ def lowest(session: nox.Session) -> None:
     """Run the tests with the oldest dependencies that the packages allow."""
     constraints = Path(session.create_tmp()) / "lowest.txt"
     constraints.write_text("".join(f"{line}\n" for line in lowest_dependencies()))
-    session.install("-r", "requirements-dev.txt", "-c", str(constraints))
+    session.install("-r", "requirements-test.txt", "-c", str(constraints))
     session.run("python", "-m", "pytest", "-m", "not network", *session.posargs)
 
 
@@ -88,6 +89,7 @@ def alone(session: nox.Session, package: str) -> None:
     """Install one package as its users will, from wheels, and import it."""
     session.install("build")
     wheels = Path(session.create_tmp()) / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)  # those of an earlier version
     for needed in sorted(with_siblings(package)):
         session.run("python", "-m", "build", "--wheel", "-o", str(wheels), f"packages/{needed}")
     bare = Path(session.create_tmp()) / "bare"

@@ -119,4 +119,6 @@ def test_the_environments_install_every_package_of_the_tree() -> None:
         f"-e ./packages/{package}"
         for package in sorted(PACKAGES, key=lambda name: ("core" not in name, "cli" in name, name))
     ]
-    assert "-r requirements.txt" in (ROOT / "requirements-dev.txt").read_text().splitlines()
+    for requirements, included in (("test", "requirements.txt"), ("dev", "requirements-test.txt")):
+        listed = (ROOT / f"requirements-{requirements}.txt").read_text().splitlines()
+        assert f"-r {included}" in listed
