@@ -118,7 +118,9 @@ def _load(entry: EntryPoint) -> Any:
     try:
         return entry.load()
     except Exception as error:  # whatever a stranger's module does when it is imported
-        raise _Broken(f"importing {entry.value} fails with {type(error).__name__}: {error}") from error
+        raise _Broken(
+            f"importing {entry.value} fails with {type(error).__name__}: {error}"
+        ) from error
 
 
 def _kind(entry: EntryPoint) -> str:
@@ -143,7 +145,9 @@ def _transport(entry: EntryPoint) -> type[Transport]:
         answers: Iterable[Sequence[Any]] = manager.hook.vsync_register_transports()
         offered = [candidate for answer in answers for candidate in answer]
     except Exception as error:  # as in _load: the plugin's own code has run
-        raise _Broken(f"{_REGISTER}transports fails with {type(error).__name__}: {error}") from error
+        raise _Broken(
+            f"{_REGISTER}transports fails with {type(error).__name__}: {error}"
+        ) from error
     for candidate in offered:
         if not (isinstance(candidate, type) and issubclass(candidate, Transport)):
             raise _Broken(f"it registers {candidate!r}, which is no class derived from Transport")

@@ -38,8 +38,7 @@ _IFA_F_UNUSABLE: Final = 0x08 | 0x40  # IFA_F_DADFAILED, IFA_F_TENTATIVE
 
 _SIOCGIFMTU: Final = 0x8921  # linux/sockios.h
 _SIOCGIFFLAGS: Final = 0x8913
-_IFF_UP: Final = 0x1  # linux/if.h
-_IFF_LOOPBACK: Final = 0x8
+_IFF_LOOPBACK: Final = 0x8  # linux/if.h
 
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ADDRESS: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface index
@@ -62,16 +61,9 @@ class InterfaceAddress:
         """4 or 6."""
         return self.address.version
 
-    @property
-    def socket_address_host(self) -> str:
-        """The address as text, with the interface's name where the address needs one (link-local)."""
-        if isinstance(self.address, IPv6Address) and self.address.is_link_local:
-            return f"{self.address}%{self.name}"
-        return str(self.address)
-
 
 def interface_addresses() -> list[InterfaceAddress]:
-    """All addresses of this machine, in the kernel's order. Raises OSError if it cannot be asked."""
+    """All addresses of this machine, in the kernel's order. Raises OSError if that fails."""
     names = dict(socket.if_nameindex())
     return [
         InterfaceAddress(
@@ -89,11 +81,6 @@ def interface_addresses() -> list[InterfaceAddress]:
 def mtu_bytes(name: str) -> int:
     """The largest IP packet that the interface carries. Raises OSError if it is not there."""
     return int(struct.unpack_from("=i", _ask(name, _SIOCGIFMTU), 16)[0])
-
-
-def is_up(name: str) -> bool:
-    """Whether the interface is administratively up. Raises OSError if it is not there."""
-    return bool(struct.unpack_from("=H", _ask(name, _SIOCGIFFLAGS), 16)[0] & _IFF_UP)
 
 
 def is_loopback(name: str) -> bool:
@@ -126,12 +113,11 @@ def resolve_bind(text: str, version: int) -> InterfaceAddress:
                 f"bind {text}: the interface has no IPv{version} address, and the group is "
                 f"IPv{version}; give it one, or use a group of the other family"
             )
-        what = "network" if isinstance(bind, IPv4Network | IPv6Network) else "address"
+        what = "an address of that network"
+        if not isinstance(bind, IPv4Network | IPv6Network):
+            what = "that address"
         raise TransportFailed(
-            f"bind {text}: no interface here has an address of that {what}; "
-            f"there are {_listing(known)}"
-            if what == "network"
-            else f"bind {text}: no interface here has that address; there are {_listing(known)}"
+            f"bind {text}: no interface here has {what}; there are {_listing(known)}"
         )
     if len({address.name for address in found}) > 1:
         raise TransportFailed(

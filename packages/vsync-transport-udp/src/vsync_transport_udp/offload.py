@@ -90,4 +90,3 @@ def split(data: bytes, segment_bytes: int) -> Sequence[bytes]:
     if segment_bytes <= 0 or len(data) <= segment_bytes:
         return [data]
     return [data[at : at + segment_bytes] for at in range(0, len(data), segment_bytes)]
-

@@ -151,9 +151,7 @@ def reaches(local: InterfaceAddress, group: str, port: int) -> bool:
 def _socket(local: InterfaceAddress) -> socket.socket:
     family = socket.AF_INET6 if local.version == 6 else socket.AF_INET
     try:
-        return socket.socket(
-            family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        )
+        return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     except OSError as error:
         raise TransportFailed(
             f"cannot make an IPv{local.version} socket: {os.strerror(error.errno or 0)}; "
@@ -161,7 +159,9 @@ def _socket(local: InterfaceAddress) -> socket.socket:
         ) from error
 
 
-def _address(local: InterfaceAddress, host: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+def _address(
+    local: InterfaceAddress, host: str, port: int
+) -> tuple[str, int] | tuple[str, int, int, int]:
     """An address as the socket calls take it; the scope matters to link-local ones alone."""
     if local.version == 4:
         return host, port

@@ -1,0 +1,330 @@
+"""A bad network on purpose: around any transport, lose, repeat, delay and reorder its packets.
+
+Everything happens to *received* packets, one by one, so each node's faults are its own, and a
+burst that the network carried in one piece is not lost in one piece. ``cut`` stops sending too.
+
+What happens can be changed while the node runs, from outside and without rights: write the new
+values to the control file (TOML, the keys of ``Faults``; best into a file beside it that is then
+renamed over it). Removing the file brings the settings back.
+"""
+
+import ctypes
+import difflib
+import heapq
+import itertools
+import os
+import random
+import time
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from vsync.errors import PluginNotFound, TransportFailed
+from vsync.hookspecs import hookimpl
+from vsync.plugins import load_transport
+from vsync.settings import Strict
+from vsync.transport import Address, Burst, Packet, Transport
+from vsync.vocabulary import NodeId
+
+CONTROL_INTERVAL_S: Final = 0.02
+"""How often at most the control file is looked at."""
+
+_TFD_NONBLOCK_CLOEXEC: Final = os.O_NONBLOCK | os.O_CLOEXEC
+_CLOCK_MONOTONIC: Final = 1  # linux/time.h
+
+
+class Faults(Strict):
+    """What goes wrong. Probabilities are between 0 and 1, and apply to each packet by itself."""
+
+    loss: float = Field(default=0.0, ge=0, le=1)
+    """The probability that a received packet is lost."""
+
+    duplicate: float = Field(default=0.0, ge=0, le=1)
+    """The probability that a received packet comes twice."""
+
+    reorder: float = Field(default=0.0, ge=0, le=1)
+    """The probability that a received packet is held back by ``reorder_s``."""
+
+    reorder_s: float = Field(default=0.005, ge=0, le=60)
+    """How long a packet to be reordered is held back."""
+
+    delay_s: float = Field(default=0.0, ge=0, le=60)
+    """How much later every received packet arrives."""
+
+    jitter_s: float = Field(default=0.0, ge=0, le=60)
+    """How much later at most, beyond ``delay_s``, chosen anew for every packet."""
+
+    cut: bool = False
+    """Nothing comes in and nothing goes out: the node is alone."""
+
+    cut_send: bool = False
+    """Nothing goes out."""
+
+    cut_receive: bool = False
+    """Nothing comes in."""
+
+    cut_from: tuple[str, ...] = ()
+    """Nothing comes in from these addresses, written as ``HOST:PORT`` or ``HOST`` (for the
+    transport ``memory``: its number)."""
+
+
+class FaultSettings(Faults):
+    """``[transport.fault]``: the faults at the start, and the transport that has them."""
+
+    inner: str = "udp"
+    """The transport that really carries the packets."""
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """The settings of that transport: ``[transport.fault.settings]``."""
+
+    seed: int | None = None
+    """For the dice. Unset: different every time."""
+
+    control: Path | None = None
+    """The control file; it need not exist."""
+
+    @model_validator(mode="after")
+    def _check_inner(self) -> Self:
+        if self.inner == TransportFault.SCHEME:
+            raise ValueError('inner must be another transport than "fault" itself')
+        try:
+            load_transport(self.inner).SETTINGS.model_validate(self.settings)
+        except PluginNotFound as error:
+            raise ValueError(f"inner: {error}") from error
+        except ValidationError as error:
+            raise ValueError(
+                _told(error, f"settings of the inner transport {self.inner}")
+            ) from error
+        return self
+
+
+class TransportFault(Transport):
+    """Another transport, with faults."""
+
+    SCHEME: ClassVar[str] = "fault"
+    SETTINGS: ClassVar[type[BaseModel]] = FaultSettings
+
+    def __init__(
+        self,
+        settings: FaultSettings,
+        *,
+        node: NodeId,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        transport: Any = load_transport(settings.inner)
+        inner: Transport = transport(
+            transport.SETTINGS.model_validate(settings.settings), node=node
+        )
+        self._inner = inner
+        self._dice = random.Random(settings.seed)
+        self._faults: Faults = settings
+        self._timer = _Timer()
+        self._waiting: list[tuple[float, int, Packet]] = []
+        self._order = itertools.count()
+        self._controlled_at = float("-inf")
+        self._control_seen: tuple[int, int, int] | None = None
+        self._control_error: str | None = None
+        self._lost = 0
+        self._duplicated = 0
+        self._delayed = 0
+        self._cut = 0
+
+    def open(self) -> None:
+        """Open the inner transport, and a timer for what is delayed."""
+        self._inner.open()
+        try:
+            self._timer.open()
+        except OSError as error:
+            self._inner.close()
+            raise TransportFailed(
+                f"the transport fault gets no timer: {error.strerror or error}; "
+                "see the limit of file descriptors with ulimit -n"
+            ) from error
+
+    def close(self) -> None:
+        """Close the inner transport; what is delayed is lost."""
+        self._inner.close()
+        self._timer.close()
+        self._waiting.clear()
+
+    def descriptors(self) -> Sequence[int]:
+        """Those of the inner transport, and the timer's."""
+        inner = self._inner.descriptors()
+        return [*inner, self._timer.descriptor] if inner else []
+
+    def send(self, burst: Burst) -> None:
+        """Send through the inner transport, unless cut."""
+        self._follow_control(self._clock())
+        faults = self._faults
+        if faults.cut or faults.cut_send:
+            self._cut += len(burst.packets)
+            return
+        self._inner.send(burst)
+
+    def receive(self) -> Sequence[Packet]:
+        """What the inner transport has, less, more, later, and in another order."""
+        now = self._clock()
+        self._follow_control(now)
+        arrived = self._inner.receive()
+        for packet in arrived:
+            self._suffer(packet, now)
+        batch = []
+        while self._waiting and self._waiting[0][0] <= now:
+            batch.append(heapq.heappop(self._waiting)[2])
+        self._timer.set(self._waiting[0][0] - now if self._waiting else 0.0)
+        return batch
+
+    def _suffer(self, packet: Packet, now: float) -> None:
+        faults, dice = self._faults, self._dice
+        if (
+            faults.cut
+            or faults.cut_receive
+            or (faults.cut_from and _is_among(packet.source, faults.cut_from))
+        ):
+            self._cut += 1
+            return
+        if faults.loss and dice.random() < faults.loss:
+            self._lost += 1
+            return
+        copies = 1
+        if faults.duplicate and dice.random() < faults.duplicate:
+            self._duplicated += 1
+            copies = 2
+        for _ in range(copies):
+            due = now + faults.delay_s
+            if faults.jitter_s:
+                due += dice.random() * faults.jitter_s
+            if faults.reorder and dice.random() < faults.reorder:
+                due += faults.reorder_s
+            self._delayed += due > now
+            heapq.heappush(self._waiting, (due, next(self._order), packet))
+
+    def _follow_control(self, now: float) -> None:
+        control = self._settings.control
+        if control is None or now - self._controlled_at < CONTROL_INTERVAL_S:
+            return
+        self._controlled_at = now
+        try:
+            facts = control.stat()
+            seen = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+            if seen == self._control_seen:
+                return
+            given = tomllib.loads(control.read_text(encoding="utf-8"))
+            faults = Faults.model_validate({**self._settings.model_dump(include=_FAULTS), **given})
+        except FileNotFoundError:
+            self._faults, self._control_seen, self._control_error = self._settings, None, None
+        except (OSError, ValueError) as error:
+            # Perhaps half written: what held so far holds on, and the file is read again.
+            told = str(error)
+            if isinstance(error, ValidationError):
+                told = _told(error, Faults.model_fields)
+            self._control_error = f"the control file {control} is not understood: {told}"
+        else:
+            self._faults, self._control_seen, self._control_error = faults, seen, None
+
+    @property
+    def packet_bytes_max(self) -> int:
+        """The inner transport's."""
+        return self._inner.packet_bytes_max
+
+    @property
+    def receive_buffer_bytes(self) -> int:
+        """The inner transport's."""
+        return self._inner.receive_buffer_bytes
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """The inner transport's facts under ``inner``, the faults, and what they did."""
+        inner = dict(self._inner.status)
+        warnings = [
+            *inner.pop("warnings", []),
+            f"the transport fault spoils the network of {self._settings.inner} on purpose",
+        ]
+        if self._control_error is not None:
+            warnings.append(self._control_error)
+        return {
+            "inner": {"scheme": self._settings.inner, **inner},
+            "faults": self._faults.model_dump(include=_FAULTS, mode="json"),
+            "packet_bytes_max": self.packet_bytes_max,
+            "counters": {
+                "packets_lost_by_fault": self._lost,
+                "packets_duplicated": self._duplicated,
+                "packets_delayed": self._delayed,
+                "packets_cut": self._cut,
+            },
+            "warnings": warnings,
+        }
+
+
+_FAULTS: Final = set(Faults.model_fields)
+
+
+class _Itimerspec(ctypes.Structure):
+    """``struct itimerspec``, timerfd_create(2): the interval, then the first time."""
+
+    _fields_ = (
+        ("interval_s", ctypes.c_long),
+        ("interval_ns", ctypes.c_long),
+        ("value_s", ctypes.c_long),
+        ("value_ns", ctypes.c_long),
+    )
+
+
+class _Timer:
+    """A timerfd, by way of the C library: Python has it from 3.13 on only."""
+
+    def __init__(self) -> None:
+        self.descriptor = -1
+        self._armed = False
+        self._libc = ctypes.CDLL(None, use_errno=True)
+
+    def open(self) -> None:
+        self.descriptor = self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK_CLOEXEC)
+        if self.descriptor < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        self.descriptor = -1
+
+    def set(self, wait_s: float) -> None:
+        """Become readable in *wait_s* seconds; 0: not at all. Setting it clears it, too."""
+        if self.descriptor < 0 or (wait_s <= 0 and not self._armed):
+            return
+        self._armed = wait_s > 0
+        nanoseconds = max(1, round(wait_s * 1e9)) if self._armed else 0
+        at = _Itimerspec(0, 0, nanoseconds // 10**9, nanoseconds % 10**9)
+        if self._libc.timerfd_settime(self.descriptor, 0, ctypes.byref(at), None) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _is_among(source: Address, addresses: Sequence[str]) -> bool:
+    if isinstance(source, tuple) and len(source) >= 2:
+        return str(source[0]) in addresses or f"{source[0]}:{source[1]}" in addresses
+    return str(source) in addresses
+
+
+def _told(error: ValidationError, known: Iterable[str]) -> str:
+    complaints = []
+    for part in error.errors():
+        name = ".".join(map(str, part["loc"]))
+        if part["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(name, list(known), n=1)
+            advice = f'did you mean "{close[0]}"?' if close else f"known are {', '.join(known)}"
+            complaints.append(f'the key "{name}" is unknown; {advice}')
+        else:
+            said = part["msg"].removeprefix("Value error, ")
+            complaints.append(f"{name}: {said}" if name else said)
+    return "; ".join(complaints)
+
+
+@hookimpl
+def vsync_register_transports() -> Sequence[type[Transport]]:
+    """Offer ``fault``."""
+    return [TransportFault]
