@@ -31,7 +31,7 @@ class Burst(NamedTuple):
     """Packets to one destination, in order: an address, or ``EVERYONE``."""
 
     destination: Address | None
-    packets: Sequence[bytes]
+    packets: Sequence[bytes | memoryview]
 
 
 class Transport(ABC):

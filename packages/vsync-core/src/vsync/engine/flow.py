@@ -1,0 +1,63 @@
+"""Flow control: how many frames a node may send at one visit of the token.
+
+Totem's rule (TOCS 1995, section 4.4), with two repairs: nothing here can go below zero, and a
+node with something to send is never starved by the others.
+"""
+
+from dataclasses import dataclass
+
+from vsync.settings import RingSettings
+from vsync.wire.token import Token
+
+FRAME_MEMORY_FACTOR = 2
+"""A received frame takes about twice its bytes of the kernel's receive buffer."""
+
+BUFFER_SHARE = 0.6
+"""Of the receive buffer, this share may be filled by one rotation."""
+
+GAP_WINDOWS = 8
+GAP_FRAMES_MIN = 1024
+"""Frames that may be sent beyond what everyone is known to have, before sending waits."""
+
+
+@dataclass(slots=True)
+class Flow:
+    """One node's part in the ring's flow control."""
+
+    window: int
+    per_visit: int
+    sent_before: int = 0  #: frames that this node sent at its last visit
+    backlog_before: int = 0  #: its backlog at its last visit
+
+    @classmethod
+    def of(cls, settings: RingSettings, packet_bytes: int, buffer_bytes: int) -> "Flow":
+        """The windows that the settings and the real receive buffer allow."""
+        fits = int(buffer_bytes * BUFFER_SHARE) // (packet_bytes * FRAME_MEMORY_FACTOR)
+        window = max(1, min(settings.window_frames, fits))
+        return cls(window, min(settings.frames_per_visit, window))
+
+    @property
+    def gap_max(self) -> int:
+        """How far sequence numbers may run ahead of what is stable."""
+        return max(GAP_FRAMES_MIN, GAP_WINDOWS * self.window)
+
+    def allowed(self, token: Token, backlog: int, stable: int) -> int:
+        """Frames that may be sent now, repeated ones included."""
+        if token.seq - stable >= self.gap_max:
+            return 0
+        others = max(0, token.sent - self.sent_before)
+        ring_backlog = max(0, token.backlog - self.backlog_before) + backlog
+        if ring_backlog > backlog:  # others wait too: each gets its share of the window
+            return max(1, min(self.per_visit, self.window * backlog // ring_backlog))
+        return max(1, min(self.per_visit, self.window - others))
+
+    def update(self, token: Token, sent: int, backlog: int) -> None:
+        """Write into *token* what this node sent and still has, in place of its last figures."""
+        token.sent = max(0, token.sent - self.sent_before) + sent
+        token.backlog = max(0, token.backlog - self.backlog_before) + backlog
+        self.sent_before = sent
+        self.backlog_before = backlog
+
+    def restart(self) -> None:
+        """A new ring begins."""
+        self.sent_before = self.backlog_before = 0

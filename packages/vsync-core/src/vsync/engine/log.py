@@ -1,0 +1,153 @@
+"""The log of one ring: its frames by sequence number, and what of them may be delivered.
+
+Totem's sort queue (TOCS 1995, section 4), with all four guarantees. Agreed and safe messages share
+one order; a safe message that is not known to be everywhere holds back all that stands behind it.
+Unordered and FIFO messages overtake.
+"""
+
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+from vsync.engine.streams import Reader, Stream, stream_key
+from vsync.events import Delivery
+from vsync.vocabulary import Configuration, Guarantee, NodeId, RingId
+from vsync.wire.data import Data, Recovered
+
+AHEAD_MAX: Final = 2**16
+"""A sequence number further than this beyond what was released is not believed."""
+
+
+class Log:
+    """Frames of one ring, received or sent; what was delivered of them and what all have."""
+
+    def __init__(self, ring: RingId, reader: Reader) -> None:
+        self.ring = ring
+        self._frames: dict[int, Data | Recovered] = {}
+        self._streams: dict[int, Stream] = {}
+        self._fresh: list[Data] = []
+        self._reader = reader
+        self.aru = 0
+        """All frames up to this number were received."""
+        self.high = 0
+        """The highest number received."""
+        self.delivered = 0
+        """The ring's order was delivered up to this number."""
+        self.stable = 0
+        """Every member has all frames up to this number."""
+        self.released = 0
+        """Frames up to this number were forgotten."""
+
+    def add(self, frame: Data | Recovered) -> bool:
+        """Take in a frame of this ring; False if it is known already or beyond belief."""
+        seq = frame.seq
+        if seq <= self.released or seq in self._frames or seq > self.released + AHEAD_MAX:
+            return False
+        self._frames[seq] = frame
+        if type(frame) is Data and frame.guarantee < Guarantee.AGREED:
+            self._fresh.append(frame)
+        if seq > self.high:
+            self.high = seq
+        if seq == self.aru + 1:
+            frames = self._frames
+            while seq + 1 in frames:
+                seq += 1
+            self.aru = seq
+        return True
+
+    def packet(self, seq: int) -> bytes | memoryview | None:
+        """The packet of that number, to be sent again; None if it is not here."""
+        frame = self._frames.get(seq)
+        return None if frame is None else frame.packet
+
+    def missing(self, up_to: int, count_max: int) -> list[int]:
+        """Numbers up to *up_to* that were not received: the lowest *count_max* of them."""
+        missing: list[int] = []
+        for seq in range(self.aru + 1, up_to + 1):
+            if seq not in self._frames:
+                if len(missing) == count_max:
+                    break
+                missing.append(seq)
+        return missing
+
+    def held_above(self, seq: int) -> list[Data]:
+        """The data frames held above *seq*, in order: what recovery exchanges."""
+        return [
+            frame
+            for number in range(seq + 1, self.high + 1)
+            if type(frame := self._frames.get(number)) is Data
+        ]
+
+    def settle(self, stable: int) -> None:
+        """Every member has all frames up to *stable*."""
+        self.stable = max(self.stable, min(stable, self.aru))
+
+    def release(self) -> None:
+        """Forget what everyone has and was delivered here."""
+        upto = min(self.stable, self.delivered)
+        frames = self._frames
+        for seq in range(self.released + 1, upto + 1):
+            del frames[seq]
+        self.released = max(self.released, upto)
+
+    @property
+    def undelivered(self) -> bool:
+        """There may be something to deliver."""
+        return bool(self._fresh) or self.delivered < self.aru
+
+    def deliver(self, configuration: Configuration) -> list[Delivery]:
+        """All that may be delivered now, in a regular configuration."""
+        out: list[Delivery] = []
+        self._deliver_early(configuration, out)
+        self._deliver_ordered(configuration, self.stable, out)
+        return out
+
+    def deliver_rest(self, configuration: Configuration, delivered_by_any: int) -> list[Delivery]:
+        """After the exchange: what still belongs to the old regular configuration.
+
+        That is everything up to the first gap, and up to the first safe message that nobody can
+        have delivered (*delivered_by_any* is the highest number that anyone delivered).
+        """
+        out: list[Delivery] = []
+        self._deliver_early(configuration, out)
+        self._deliver_ordered(configuration, delivered_by_any, out)
+        return out
+
+    def deliver_transitional(
+        self, configuration: Configuration, owed: AbstractSet[NodeId]
+    ) -> list[Delivery]:
+        """What is left, in the transitional configuration: gaps skipped, messages of senders
+        outside *owed* dropped, since they may depend on one that is lost."""
+        out: list[Delivery] = []
+        for seq in range(self.delivered + 1, self.high + 1):
+            frame = self._frames.get(seq)
+            if type(frame) is Data and frame.guarantee >= Guarantee.AGREED and frame.sender in owed:
+                self._stream(frame).ordered(frame, configuration, out)
+        self.delivered = self.high
+        return out
+
+    def _deliver_early(self, configuration: Configuration, out: list[Delivery]) -> None:
+        if self._fresh:
+            fresh, self._fresh = self._fresh, []
+            for frame in fresh:
+                self._stream(frame).arrived(frame, configuration, out)
+
+    def _deliver_ordered(
+        self, configuration: Configuration, safe_up_to: int, out: list[Delivery]
+    ) -> None:
+        frames = self._frames
+        seq = self.delivered
+        while seq < self.aru:
+            frame = frames[seq + 1]
+            if type(frame) is Data and frame.guarantee >= Guarantee.AGREED:
+                if frame.guarantee == Guarantee.SAFE and frame.seq > safe_up_to:
+                    break
+                self._stream(frame).ordered(frame, configuration, out)
+            seq += 1
+        self.delivered = seq
+
+    def _stream(self, frame: Data) -> Stream:
+        key = stream_key(frame.sender, frame.priority)
+        stream = self._streams.get(key)
+        if stream is None:
+            stream = self._streams[key] = Stream(self._reader)
+        return stream

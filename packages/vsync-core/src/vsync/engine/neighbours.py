@@ -1,0 +1,115 @@
+"""Neighbours: which life of which node was met, at what address, and whom to leave alone.
+
+Two rings merge only after their representatives know that they hear each other both ways: a
+one-way cut would otherwise make the hearing side gather for ever. A node that was heard, joined
+and still could not be agreed with is avoided for a while, longer each time.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+from vsync.transport import Address
+from vsync.vocabulary import NodeId
+
+AVOID_FIRST_S: Final = 0.25
+AVOID_MAX_S: Final = 8.0
+
+DUPLICATE_FRAMES: Final = 3
+"""Frames with our own number and an older life before we believe in a duplicate: one or two may
+be late ones of our own former life."""
+
+HEARD_BEACONS: Final = 4
+"""A representative counts as heard for this many beacon intervals."""
+
+MET_MAX: Final = 4096
+"""Nodes remembered between two configurations; beyond it strangers are forgotten."""
+
+
+class Neighbours:
+    """What a node remembers of the others on its network."""
+
+    def __init__(self, me: NodeId, life: int, now: float, join_s: float, beacon_s: float) -> None:
+        self._me = me
+        self._life = life
+        self._join_s = join_s
+        self._beacon_s = beacon_s
+        self._lives: dict[NodeId, int] = {}
+        self._addresses: dict[NodeId, Address] = {}
+        self._representatives: dict[NodeId, float] = {}
+        self._avoided: dict[NodeId, tuple[float, float]] = {}
+        self._beacon_sent_at = now - beacon_s
+        self._duplicates = 0
+        self._duplicate_since = now
+
+    def meet(self, node: NodeId, life: int, source: Address) -> bool | None:
+        """Note where *node* is. True if this is a new life of a node met before, None if it is a
+        former one (whose frame must be ignored)."""
+        known = self._lives.get(node)
+        if known is not None and life < known:
+            return None
+        if known is None and len(self._lives) >= MET_MAX:
+            self._lives.clear()
+        self._lives[node] = life
+        self._addresses[node] = source
+        if known is not None and life > known:
+            self._avoided.pop(node, None)
+            return True
+        return False
+
+    def address(self, node: NodeId) -> Address | None:
+        """Where *node* was last; None if it was never met."""
+        return self._addresses.get(node)
+
+    def duplicate(self, life: int, now: float) -> bool:
+        """A frame with our own number and another *life* came. True if we are the one to stop:
+        the younger of two that are both alive."""
+        if life >= self._life:
+            return False
+        if self._duplicates == 0:
+            self._duplicate_since = now
+        self._duplicates += 1
+        return (
+            self._duplicates >= DUPLICATE_FRAMES
+            and now - self._duplicate_since >= DUPLICATE_FRAMES * self._join_s
+        )
+
+    def installed(
+        self, members: Iterable[NodeId], *, given_up: AbstractSet[NodeId], now: float
+    ) -> None:
+        """A ring was formed; nodes in *given_up* were heard but could not be agreed with."""
+        keep = set(members) | {self._me}
+        self._lives = {node: life for node, life in self._lives.items() if node in keep}
+        self._addresses = {node: at for node, at in self._addresses.items() if node in keep}
+        for node in keep:
+            self._avoided.pop(node, None)
+            self._representatives.pop(node, None)
+        for node in sorted(given_up):
+            _, span = self._avoided.get(node, (0.0, AVOID_FIRST_S / 2))
+            span = min(span * 2, AVOID_MAX_S)
+            self._avoided[node] = (now + span, span)
+
+    def avoided(self, node: NodeId, now: float) -> bool:
+        """Whether *node*'s beacons are to be ignored for now."""
+        until, _ = self._avoided.get(node, (now, 0.0))
+        return until > now
+
+    def hear_representative(self, node: NodeId, now: float) -> None:
+        """A beacon of another ring came."""
+        self._representatives[node] = now
+
+    def representatives_heard(self, now: float) -> list[NodeId]:
+        """Representatives of other rings heard of late, ascending."""
+        since = now - HEARD_BEACONS * self._beacon_s
+        self._representatives = {
+            node: at for node, at in self._representatives.items() if at >= since
+        }
+        return sorted(self._representatives)
+
+    def beacon_sent(self, now: float) -> None:
+        """Our own beacon went out."""
+        self._beacon_sent_at = now
+
+    def may_answer(self, now: float) -> bool:
+        """Whether a beacon may be answered at once, without a storm."""
+        return now - self._beacon_sent_at >= self._beacon_s / 8

@@ -1,0 +1,124 @@
+"""The token's visit: what a node does between taking the token and passing it on.
+
+Totem (TOCS 1995, section 4) with the Accelerated Ring rule (Babay and Amir, ICDCS 2016): the token
+may go on before the last of the new frames, which overlaps this node's sending with the next one's.
+Therefore a missing frame is asked for only if the token had counted it one rotation ago.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vsync.engine.counters import Counters
+from vsync.engine.flow import Flow
+from vsync.engine.log import Log
+from vsync.vocabulary import NodeId
+from vsync.wire.token import REQUESTS_MAX, Token
+
+NextFrame = Callable[[int], bytes | memoryview | None]
+"""Makes the frame with that sequence number, adds it to the log; its packet, None if none waits."""
+
+
+@dataclass(slots=True)
+class Visit:
+    """What leaves the node at one visit: *before* the token, and *after* it."""
+
+    before: list[bytes | memoryview] = field(default_factory=list)
+    after: list[bytes | memoryview] = field(default_factory=list)
+
+
+class Rotation:
+    """One ring's token as one of its members sees it."""
+
+    def __init__(self, me: NodeId, log: Log, flow: Flow, counters: Counters) -> None:
+        self._me = me
+        self._log = log
+        self._flow = flow
+        self._counters = counters
+        self.token_seq = -1
+        """Of the last token taken; one that is not above it is a copy."""
+        self._seq_passed = 0
+        self._aru_passed = 0
+        self.idle_visits = 0
+        """Visits in a row with nothing new on the ring."""
+        self._seq_seen = 0
+        self.stuck_since: float | None = None
+        """Since when this node alone holds up the ring for a frame that it misses."""
+
+    def arrive(self, token: Token, now: float) -> None:
+        """Note a fresh token, before anything is done with it."""
+        self.token_seq = token.token_seq
+        nothing_new = token.seq == self._seq_seen == token.aru and not token.requests
+        self.idle_visits = self.idle_visits + 1 if nothing_new else 0
+        self._seq_seen = token.seq
+
+    def work(
+        self,
+        token: Token,
+        next_frame: NextFrame,
+        backlog: int,
+        *,
+        accelerated: int,
+        may_send: bool,
+        now: float,
+    ) -> Visit:
+        """Repeat what is asked for, send what waits, and bring *token* up to date."""
+        log = self._log
+        visit = Visit()
+        allowed = self._flow.allowed(token, backlog, log.stable)
+        self._answer(token, visit, allowed)
+        repeated = len(visit.before)
+        new: list[bytes | memoryview] = []
+        if may_send:
+            while len(new) < allowed - repeated:
+                packet = next_frame(token.seq + 1)
+                if packet is None:
+                    break
+                token.seq += 1
+                new.append(packet)
+        split = max(0, len(new) - accelerated)
+        visit.before += new[:split]
+        visit.after = new[split:]
+        if repeated:
+            self._counters.add("frames_repeated", repeated)
+        if new:
+            self._counters.add("frames_sent", len(new))
+        self._flow.update(token, repeated + len(new), max(0, backlog - len(new)))
+        self._account(token, now)
+        self._request(token)
+        token.token_seq += 1
+        log.settle(min(self._aru_passed, token.aru))
+        self._aru_passed = token.aru
+        self._seq_passed = token.seq
+        return visit
+
+    def _answer(self, token: Token, visit: Visit, allowed: int) -> None:
+        unanswered: list[int] = []
+        for seq in token.requests:
+            packet = self._log.packet(seq) if len(visit.before) < allowed else None
+            if packet is None:
+                unanswered.append(seq)
+            else:
+                visit.before.append(packet)
+        token.requests = unanswered
+
+    def _account(self, token: Token, now: float) -> None:
+        """Lower the token's aru to ours, or raise it if it was ours that was lowest."""
+        aru = self._log.aru
+        if aru < token.aru or token.aru_owner in (0, self._me):
+            if token.aru_owner == self._me and token.aru == aru < token.seq:
+                self.stuck_since = now if self.stuck_since is None else self.stuck_since
+            else:
+                self.stuck_since = None
+            token.aru = aru
+            token.aru_owner = 0 if aru == token.seq else self._me
+        else:
+            self.stuck_since = None
+
+    def _request(self, token: Token) -> None:
+        room = REQUESTS_MAX - len(token.requests)
+        if room > 0 and self._log.aru < self._seq_passed:
+            asked = set(token.requests)
+            missing = self._log.missing(self._seq_passed, room + len(asked))
+            new = [seq for seq in missing if seq not in asked][:room]
+            token.requests += new
+            self._counters.add("frames_requested", len(new))

@@ -1,0 +1,31 @@
+"""Frames and their bytes: the dialect that nodes of a ring speak.
+
+A *frame* is a decoded value, a *packet* its bytes. ``Codec`` turns one into the other. Every frame
+is declared with ``construct``; the two hot ones, data and token, also have a ``struct`` path that
+property tests hold equal to the declaration.
+"""
+
+from vsync.wire.codec import Codec, Frame
+from vsync.wire.control import Beacon, Commit, Entry, Join, Wake
+from vsync.wire.data import DATA_OVERHEAD_BYTES, RECOVERED_OVERHEAD_BYTES, Data, Recovered
+from vsync.wire.header import PROTOCOL_VERSION, FrameType, network_of
+from vsync.wire.token import REQUESTS_MAX, Token
+
+__all__ = [
+    "DATA_OVERHEAD_BYTES",
+    "PROTOCOL_VERSION",
+    "RECOVERED_OVERHEAD_BYTES",
+    "REQUESTS_MAX",
+    "Beacon",
+    "Codec",
+    "Commit",
+    "Data",
+    "Entry",
+    "Frame",
+    "FrameType",
+    "Join",
+    "Recovered",
+    "Token",
+    "Wake",
+    "network_of",
+]

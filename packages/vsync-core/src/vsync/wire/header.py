@@ -1,0 +1,95 @@
+"""What every packet begins with: 24 bytes, big-endian.
+
+A checksum over all that follows it makes each packet complete in itself: of a burst that loses
+one packet, the others stay good.
+"""
+
+import hashlib
+import struct
+import zlib
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from construct import Const, Int8ub, Int32ub, Int64ub, Struct
+
+from vsync.errors import MalformedPacket
+from vsync.vocabulary import NodeId
+
+MAGIC: Final = b"VS"
+PROTOCOL_VERSION: Final = 1
+"""Raised when a node of the old version could no longer follow."""
+
+
+class FrameType(IntEnum):
+    """The fourth byte of a packet."""
+
+    TOKEN = 0  #: the right to send, passed from node to node
+    DATA = 1  #: messages, whole or in pieces
+    BEACON = 2  #: a representative says that its ring exists
+    JOIN = 3  #: who I think is here (or: I am leaving)
+    COMMIT = 4  #: the proposed ring, on its two rounds
+    WAKE = 5  #: someone has something to send: release the held token
+    RECOVERED = 6  #: a data packet of an old ring, exchanged while recovering
+
+
+HEADER = Struct(
+    "magic" / Const(MAGIC),
+    "version" / Const(PROTOCOL_VERSION, Int8ub),
+    "type" / Int8ub,
+    "checksum" / Int32ub,  # CRC-32 of all that follows; tells damage, not forgery
+    "network" / Int32ub,  # hash of the ring's name: rings that share a network stay apart
+    "sender" / Int32ub,  # node id of the frame's author; a repeated data packet keeps it
+    "life" / Int64ub,  # tells one life of that node from another
+)
+"""The declaration; ``HEADER_FAST`` is its twin."""
+
+HEADER_FAST: Final = struct.Struct(">2sBBIIIQ")
+HEADER_BYTES: Final = HEADER_FAST.size
+CHECKED_FROM: Final = 8
+"""Offset of the first byte that the checksum covers."""
+
+RING = Struct("seq" / Int64ub, "representative" / Int32ub)
+RING_BYTES: Final = 12
+
+
+_UNCHECKED: Final = struct.Struct(">2sBBI")
+_CHECKED: Final = struct.Struct(">IIQ")
+
+
+class Header(NamedTuple):
+    """The part of a header that its readers need."""
+
+    type: int
+    sender: NodeId
+    life: int
+
+
+def network_of(ring_name: str) -> int:
+    """The 32-bit number that stands for a ring's name on the wire."""
+    return int.from_bytes(hashlib.blake2b(ring_name.encode(), digest_size=4).digest())
+
+
+def seal(frame_type: int, network: int, sender: int, life: int, body: bytes) -> bytes:
+    """Put the header before *body*."""
+    checked = _CHECKED.pack(network, sender, life) + body
+    return _UNCHECKED.pack(MAGIC, PROTOCOL_VERSION, frame_type, zlib.crc32(checked)) + checked
+
+
+def unseal(packet: bytes | memoryview, network: int) -> Header:
+    """Check the header of *packet*. Raises MalformedPacket, its reason fit for a counter."""
+    if len(packet) < HEADER_BYTES:
+        raise MalformedPacket("truncated", f"{len(packet)} bytes are no packet")
+    magic, version, frame_type, checksum, its_network, sender, life = HEADER_FAST.unpack_from(
+        packet
+    )
+    if magic != MAGIC:
+        raise MalformedPacket("garbage", "the packet does not begin with the magic number")
+    if version != PROTOCOL_VERSION:
+        raise MalformedPacket("version", f"protocol version {version}, not {PROTOCOL_VERSION}")
+    if zlib.crc32(memoryview(packet)[CHECKED_FROM:]) != checksum:
+        raise MalformedPacket("checksum", "the packet was damaged on its way")
+    if its_network != network:
+        raise MalformedPacket("other_ring", "the packet belongs to a ring of another name")
+    if sender == 0:
+        raise MalformedPacket("malformed", "the sender's node id is 0")
+    return Header(frame_type, NodeId(sender), life)

@@ -1,0 +1,105 @@
+"""The token: who may send, what everyone has, what is missing (Totem, TOCS 1995, section 4)."""
+
+import struct
+from dataclasses import dataclass, field
+from typing import Final
+
+from construct import Int8ub, Int16ub, Int32ub, Int64ub, PrefixedArray, Struct, Terminated
+
+from vsync.errors import MalformedPacket
+from vsync.vocabulary import NodeId, RingId
+from vsync.wire.header import HEADER_BYTES, RING, Header
+
+REQUESTS_MAX: Final = 128
+"""Sequence numbers asked for at once: keeps a token within one packet of any network."""
+
+TOKEN = Struct(
+    "ring" / RING,
+    "token_seq" / Int64ub,  # one more at each visit: tells a resent token from a new one
+    "seq" / Int64ub,  # highest sequence number given out on this ring
+    "aru" / Int64ub,  # all received up to: lowest met since it was last raised
+    "aru_owner" / Int32ub,  # the node that lowered aru and alone may raise it; 0: nobody
+    "sent" / Int32ub,  # frames sent in the last rotation, repeated ones included
+    "backlog" / Int32ub,  # frames waiting at all nodes together
+    "blocked_by" / Int32ub,  # a node whose application is too slow for the ring; 0: nobody
+    "recovering" / Int8ub,  # 1: someone still has old-ring messages to exchange
+    "requests" / PrefixedArray(Int16ub, Int64ub),  # sequence numbers that somebody misses
+    Terminated,
+)
+"""The declaration of the body of a token packet; ``TOKEN_FAST`` is its twin."""
+
+TOKEN_FAST: Final = struct.Struct(">QIQQQIIIIBH")
+_REQUESTS: Final = [struct.Struct(f">{count}Q") for count in range(REQUESTS_MAX + 1)]
+_UINT32_MAX: Final = 2**32 - 1
+
+
+@dataclass(slots=True)
+class Token:
+    """The token as it is being worked on; its holder alone changes it."""
+
+    ring: RingId
+    token_seq: int = 0
+    seq: int = 0
+    aru: int = 0
+    aru_owner: int = 0
+    sent: int = 0
+    backlog: int = 0
+    blocked_by: int = 0
+    recovering: bool = False
+    requests: list[int] = field(default_factory=list)
+
+
+def build_token(token: Token) -> bytes:
+    """The body of a token packet."""
+    return TOKEN_FAST.pack(
+        token.ring[0],
+        token.ring[1],
+        token.token_seq,
+        token.seq,
+        token.aru,
+        token.aru_owner,
+        min(token.sent, _UINT32_MAX),
+        min(token.backlog, _UINT32_MAX),
+        token.blocked_by,
+        token.recovering,
+        len(token.requests),
+    ) + _REQUESTS[len(token.requests)].pack(*token.requests)
+
+
+def parse_token(header: Header, packet: bytes | memoryview) -> Token:
+    """Read a token packet whose header was checked. Raises MalformedPacket."""
+    size = len(packet)
+    if size < HEADER_BYTES + TOKEN_FAST.size:
+        raise MalformedPacket("truncated", "a token ends within its fixed part")
+    (
+        ring_seq,
+        representative,
+        token_seq,
+        seq,
+        aru,
+        aru_owner,
+        sent,
+        backlog,
+        blocked_by,
+        recovering,
+        count,
+    ) = TOKEN_FAST.unpack_from(packet, HEADER_BYTES)
+    if count > REQUESTS_MAX or size != HEADER_BYTES + TOKEN_FAST.size + 8 * count:
+        raise MalformedPacket("malformed", f"a token claims {count} requests in {size} bytes")
+    if aru > seq or recovering > 1:
+        raise MalformedPacket("malformed", f"a token has aru {aru} beyond seq {seq}")
+    requests = _REQUESTS[count].unpack_from(packet, HEADER_BYTES + TOKEN_FAST.size)
+    if any(request > seq for request in requests):
+        raise MalformedPacket("malformed", "a token asks beyond its own seq")
+    return Token(
+        RingId(ring_seq, NodeId(representative)),
+        token_seq,
+        seq,
+        aru,
+        aru_owner,
+        sent,
+        backlog,
+        blocked_by,
+        bool(recovering),
+        list(requests),
+    )
