@@ -30,7 +30,7 @@ from vsync.transport import Address, Burst, Packet, Transport
 from vsync.vocabulary import NodeId
 
 CONTROL_INTERVAL_S: Final = 0.02
-"""How often at most the control file is looked at."""
+"""How often at most the control file is read."""
 
 _TFD_NONBLOCK_CLOEXEC: Final = os.O_NONBLOCK | os.O_CLOEXEC
 _CLOCK_MONOTONIC: Final = 1  # linux/time.h
@@ -95,8 +95,9 @@ class FaultSettings(Faults):
         except PluginNotFound as error:
             raise ValueError(f"inner: {error}") from error
         except ValidationError as error:
+            known = load_transport(self.inner).SETTINGS.model_fields
             raise ValueError(
-                _told(error, f"settings of the inner transport {self.inner}")
+                f"settings of the inner transport {self.inner}: {_told(error, known)}"
             ) from error
         return self
 
@@ -127,7 +128,7 @@ class TransportFault(Transport):
         self._waiting: list[tuple[float, int, Packet]] = []
         self._order = itertools.count()
         self._controlled_at = float("-inf")
-        self._control_seen: tuple[int, int, int] | None = None
+        self._control_seen: str | None = None
         self._control_error: str | None = None
         self._lost = 0
         self._duplicated = 0
@@ -210,11 +211,11 @@ class TransportFault(Transport):
             return
         self._controlled_at = now
         try:
-            facts = control.stat()
-            seen = (facts.st_mtime_ns, facts.st_size, facts.st_ino)
+            # Its text is compared, not its time: two changes may have the same one.
+            seen = control.read_text(encoding="utf-8")
             if seen == self._control_seen:
                 return
-            given = tomllib.loads(control.read_text(encoding="utf-8"))
+            given = tomllib.loads(seen)
             faults = Faults.model_validate({**self._settings.model_dump(include=_FAULTS), **given})
         except FileNotFoundError:
             self._faults, self._control_seen, self._control_error = self._settings, None, None
