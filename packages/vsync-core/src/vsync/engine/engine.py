@@ -18,7 +18,7 @@ from vsync.engine.counters import Counters
 from vsync.engine.flow import Flow
 from vsync.engine.gather import Gathering
 from vsync.engine.log import Log
-from vsync.engine.neighbours import Neighbours
+from vsync.engine.neighbours import Meeting, Neighbours
 from vsync.engine.packing import Packer
 from vsync.engine.recovery import Attempt, Plan
 from vsync.engine.rotation import Rotation
@@ -125,12 +125,15 @@ class Engine:
         self._log = Log(self._ring, self._reader)
         self._open_log: Log | None = None
         self._members: tuple[NodeId, ...] = (node,)
+        self._member_lives: Mapping[NodeId, int] = {node: life}
+        self._commit_lives: Mapping[NodeId, int] = {}
         self._owes: frozenset[NodeId] = frozenset()
         self._attempt: Attempt | None = None
         self._commit: Commit | None = None
         self._rotation = Rotation(node, self._log, self._flow, self.counters)
 
         self._saved_token: tuple[Address, bytes] | None = None
+        self._resend_s = settings.token_resend_s
         self._held: Token | None = None
         self._to_self: deque[Token | Commit] = deque()
         self._to_self_at = now
@@ -390,15 +393,15 @@ class Engine:
     def _on_join(self, join: Join, header: Header, source: Address, now: float) -> None:
         sender = join.sender
         self._ring_seq_max = max(self._ring_seq_max, join.ring_seq_max, join.ring.seq)
-        reborn = self._neighbours.meet(sender, join.life, source)
-        if reborn is None:
+        met = self._neighbours.meet(sender, join.life, source)
+        if met is Meeting.FORMER_LIFE:
             self.counters.add("dropped_former_life")
             return
-        if reborn:
+        if met is Meeting.NEW_LIFE:
             self._gathering.reborn(sender)
         if join.leaving:
             self._on_leave(sender, now)
-        elif not self._join_is_stale(join, reborn=reborn):
+        elif not self._join_is_stale(join):
             if self.state is not State.GATHER:
                 self._become(Trigger.JOIN_ACCEPTED)
                 self._begin_gathering()
@@ -412,21 +415,21 @@ class Engine:
     def _hear(self, join: Join) -> bool:
         return self._gathering.hear(join, of_my_ring=join.sender in self._members)
 
-    def _join_is_stale(self, join: Join, *, reborn: bool) -> bool:
+    def _join_is_stale(self, join: Join) -> bool:
         """The join tells nothing that matters in this state (or any more)."""
-        sender = join.sender
+        sender, ring_seq = join.sender, join.ring.seq
         match self.state:
             case State.OPERATIONAL:
                 if self.node in join.failed:
                     return True  # else two halves that gave each other up would never rest
-                return sender in self._members and not reborn and join.ring.seq < self._ring.seq
+                return self._member_lives.get(sender) == join.life and ring_seq < self._ring.seq
             case State.GATHER:
-                return sender in self._members and not reborn and join.ring.seq < self._log.ring.seq
+                return self._member_lives.get(sender) == join.life and ring_seq < self._log.ring.seq
             case State.COMMIT | State.RECOVERY:
                 assert self._commit is not None
                 if sender not in self._commit.members:
                     return True  # its turn comes when this ring is formed
-                return not reborn and join.ring.seq < self._ring.seq
+                return self._commit_lives.get(sender) == join.life and ring_seq < self._ring.seq
             case _:
                 return True
 
@@ -480,6 +483,7 @@ class Engine:
                     and not mine[0].filled
                     and commit.ring.seq > self._ring.seq
                     and frozenset(commit.members) == self._gathering.candidates
+                    and self._can_reach_successor(commit)
                 ):
                     self._accept_commit(commit, now)
                 else:
@@ -514,6 +518,7 @@ class Engine:
         self._timers.stop_all()
         self._ring = commit.ring
         self._ring_seq_max = max(self._ring_seq_max, ring_seq)
+        self._commit_lives = self._neighbours.lives(commit.members)
         # What we hold of the old ring is now told to others, so it must not change any more.
         self._open_log = None
         self._pass_commit(
@@ -526,6 +531,11 @@ class Engine:
             ),
             now,
         )
+
+    def _can_reach_successor(self, commit: Commit) -> bool:
+        """We may know of it by hearsay only; its own join, and a resent commit token, will come."""
+        successor = self._successor(commit.members)
+        return successor == self.node or self._neighbours.address(successor) is not None
 
     def _entry(self) -> Entry:
         log, attempt = self._log, self._attempt
@@ -640,6 +650,8 @@ class Engine:
             self._members, given_up=gathering.failed & gathering.heard_of_late, now=now
         )
         gathering.installed(self._members)
+        self._member_lives = self._commit_lives
+        self.blocked_by = None
         self._timers.stop(Timer.COMMIT_RESEND)
         self._commit = None
         if self._is_representative:
@@ -682,7 +694,9 @@ class Engine:
         rotation.arrive(token, now)
         self._woken = False
         self._timers.stop(Timer.TOKEN_RESEND, Timer.COMMIT_RESEND)
-        self._timers.start(Timer.TOKEN_LOST, now + self._settings.token_lost_s)
+        self._timers.start(
+            Timer.TOKEN_LOST, now + rotation.token_lost_s(self._settings.token_lost_s)
+        )
         if self.state is State.OPERATIONAL and self._may_hold(token):
             self._held = token
             self._timers.start(Timer.HOLD, now + self._settings.hold_s)
@@ -762,13 +776,15 @@ class Engine:
         packet = self._codec.token(token)
         self._saved_token = (self._neighbours.address(successor), packet)
         self._send_to(successor, packet)
-        self._timers.start(Timer.TOKEN_RESEND, now + self._settings.token_resend_s)
+        self._resend_s = self._rotation.resend_s(self._settings.token_resend_s)
+        self._timers.start(Timer.TOKEN_RESEND, now + self._resend_s)
 
     def _resend_token(self, now: float) -> None:
         if self._saved_token is not None:
             address, packet = self._saved_token
             self._transmit.append(Burst(address, [packet]))
-            self._timers.start(Timer.TOKEN_RESEND, now + self._settings.token_resend_s)
+            self._resend_s = min(2 * self._resend_s, self._settings.token_resend_s)
+            self._timers.start(Timer.TOKEN_RESEND, now + self._resend_s)
 
     def _next_data(self, seq: int) -> bytes | memoryview | None:
         packed = self._packer.take()
@@ -850,10 +866,11 @@ class Engine:
         self._ring_seq_max = max(self._ring_seq_max, beacon.ring_seq_max, beacon.ring.seq)
         if self.state is not State.OPERATIONAL or beacon.ring == self._ring:
             return
-        if self._neighbours.meet(sender, beacon.life, source) is None:
+        if self._neighbours.meet(sender, beacon.life, source) is Meeting.FORMER_LIFE:
             self.counters.add("dropped_former_life")
         elif sender in self._members:
-            if beacon.ring.seq > self._ring.seq:  # it has gone on without us
+            same_life = self._member_lives.get(sender) == beacon.life
+            if beacon.ring.seq > self._ring.seq or not same_life:  # it has gone on without us
                 self._become(Trigger.RING_FOUND)
                 self._gather(now)
         elif self._is_representative and not self._neighbours.avoided(sender, now):

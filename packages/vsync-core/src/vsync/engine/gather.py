@@ -7,7 +7,7 @@ a ring of, *candidates*, are equal; agreement is always that of each node's late
 from collections.abc import Iterable
 
 from vsync.vocabulary import NodeId
-from vsync.wire.control import Join
+from vsync.wire.control import NODES_MAX, Join
 
 
 class Gathering:
@@ -72,7 +72,7 @@ class Gathering:
         shrink it. Who holds this node for failed cannot form a ring with it, so it is given up too.
         """
         sender = join.sender
-        if sender in self.failed:
+        if sender in self.failed or len(self.processes | join.processes) > NODES_MAX:
             return False
         before = self.candidates
         self._heard.add(sender)

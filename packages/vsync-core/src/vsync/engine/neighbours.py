@@ -7,6 +7,7 @@ and still could not be agreed with is avoided for a while, longer each time.
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from enum import Enum, auto
 from typing import Final
 
 from vsync.transport import Address
@@ -26,6 +27,14 @@ MET_MAX: Final = 4096
 """Nodes remembered between two configurations; beyond it strangers are forgotten."""
 
 
+class Meeting(Enum):
+    """What a frame's life says of its sender."""
+
+    SAME_LIFE = auto()  #: the one that we know, or the first that we meet
+    NEW_LIFE = auto()  #: the node was restarted since we met it
+    FORMER_LIFE = auto()  #: a late frame of a life that has ended; it must be ignored
+
+
 class Neighbours:
     """What a node remembers of the others on its network."""
 
@@ -42,20 +51,24 @@ class Neighbours:
         self._duplicates = 0
         self._duplicate_since = now
 
-    def meet(self, node: NodeId, life: int, source: Address) -> bool | None:
-        """Note where *node* is. True if this is a new life of a node met before, None if it is a
-        former one (whose frame must be ignored)."""
+    def meet(self, node: NodeId, life: int, source: Address) -> Meeting:
+        """Note where *node* is, unless the frame is a late one of a former life of it."""
         known = self._lives.get(node)
         if known is not None and life < known:
-            return None
+            return Meeting.FORMER_LIFE
         if known is None and len(self._lives) >= MET_MAX:
             self._lives.clear()
         self._lives[node] = life
         self._addresses[node] = source
         if known is not None and life > known:
             self._avoided.pop(node, None)
-            return True
-        return False
+            return Meeting.NEW_LIFE
+        return Meeting.SAME_LIFE
+
+    def lives(self, nodes: Iterable[NodeId]) -> dict[NodeId, int]:
+        """The lives in which *nodes* were met last."""
+        lives = self._lives | {self._me: self._life}
+        return {node: lives[node] for node in nodes if node in lives}
 
     def address(self, node: NodeId) -> Address | None:
         """Where *node* was last; None if it was never met."""

@@ -7,12 +7,22 @@ Therefore a missing frame is asked for only if the token had counted it one rota
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from vsync.engine.counters import Counters
 from vsync.engine.flow import Flow
 from vsync.engine.log import Log
 from vsync.vocabulary import NodeId
 from vsync.wire.token import REQUESTS_MAX, Token
+
+ROUND_GAIN: Final = 0.1
+"""How fast the measured time of a round sinks; it rises at once."""
+
+RESEND_ROUNDS: Final = 4
+RESEND_MIN_S: Final = 0.005
+
+TOKEN_LOST_ROUNDS: Final = 6
+TOKEN_LOST_STRETCH: Final = 2
 
 NextFrame = Callable[[int], bytes | memoryview | None]
 """Makes the frame with that sequence number, adds it to the log; its packet, None if none waits."""
@@ -41,6 +51,8 @@ class Rotation:
         self.idle_visits = 0
         """Visits in a row with nothing new on the ring."""
         self._seq_seen = 0
+        self._arrived_at: float | None = None
+        self._round_s = 0.0
         self.stuck_since: float | None = None
         """Since when this node alone holds up the ring for a frame that it misses."""
 
@@ -48,8 +60,26 @@ class Rotation:
         """Note a fresh token, before anything is done with it."""
         self.token_seq = token.token_seq
         nothing_new = token.seq == self._seq_seen == token.aru and not token.requests
+        was_busy = self.idle_visits == 0
         self.idle_visits = self.idle_visits + 1 if nothing_new else 0
         self._seq_seen = token.seq
+        if self._arrived_at is not None and was_busy and not nothing_new:
+            took = now - self._arrived_at
+            self._round_s = max(took, self._round_s + (took - self._round_s) * ROUND_GAIN)
+        self._arrived_at = now
+
+    def resend_s(self, longest_s: float) -> float:
+        """How long to wait before the token that now goes on is sent again.
+
+        A busy ring shows how long a round takes; an idle one may hold the token.
+        """
+        if self.idle_visits or not self._round_s:
+            return longest_s
+        return min(longest_s, max(RESEND_MIN_S, RESEND_ROUNDS * self._round_s))
+
+    def token_lost_s(self, usual_s: float) -> float:
+        """After how much silence the token is lost: longer where rounds are slow, within limits."""
+        return min(TOKEN_LOST_STRETCH * usual_s, max(usual_s, TOKEN_LOST_ROUNDS * self._round_s))
 
     def work(
         self,
