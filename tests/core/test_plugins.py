@@ -83,7 +83,7 @@ def test_a_missing_one_is_a_sentence_with_what_to_install() -> None:
 
 
 def test_a_misspelt_one_is_asked_about() -> None:
-    with pytest.raises(PluginNotFound, match='no transport "upd" .* did you mean "udp"'):
+    with pytest.raises(PluginNotFound, match=r'no transport "upd" .* did you mean "udp"'):
         load_transport("upd")
 
 
@@ -165,8 +165,7 @@ def test_a_plugin_that_does_not_fit_says_why(install: Install, source: str, said
 def test_a_plugin_of_a_host_above_is_listed_by_its_kind(install: Install) -> None:
     install(
         "extra",
-        "from vsync.hookspecs import hookimpl\n"
-        "@hookimpl\ndef vsync_register_commands(): return []",
+        "from vsync.hookspecs import hookimpl\n@hookimpl\ndef vsync_register_commands(): return []",
     )
     (listed,) = (info for info in list_plugins() if info.name == "extra")
     assert (listed.kind, listed.state) == ("command", "ready")

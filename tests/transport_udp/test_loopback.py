@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
@@ -71,7 +72,7 @@ def test_bind_takes_an_address_a_name_or_a_network(make: Make) -> None:
 
 
 def test_an_interface_that_does_not_exist_is_told_with_those_that_do(make: Make) -> None:
-    with pytest.raises(TransportFailed, match='bind "eth77": there is no interface .* lo'):
+    with pytest.raises(TransportFailed, match=r'bind "eth77": there is no interface .* lo'):
         make(bind="eth77")
 
 
@@ -91,7 +92,7 @@ def test_a_network_of_several_interfaces_is_refused(monkeypatch: pytest.MonkeyPa
         name="eth9", index=99, address=lo.address, network=lo.network
     )
     monkeypatch.setattr(interfaces, "interface_addresses", lambda: [lo, other])
-    with pytest.raises(TransportFailed, match="fits more than one interface: .*lo.*eth9"):
+    with pytest.raises(TransportFailed, match=r"fits more than one interface: .*lo.*eth9"):
         interfaces.resolve_bind("127.0.0.0/8", 4)
 
 
@@ -99,8 +100,8 @@ def test_an_address_that_is_still_being_checked_is_told(monkeypatch: pytest.Monk
     checked = interfaces.InterfaceAddress(
         name="eth9",
         index=99,
-        address=interfaces.IPv6Address("2001:db8::1"),
-        network=interfaces.IPv6Network("2001:db8::/64"),
+        address=IPv6Address("2001:db8::1"),
+        network=IPv6Network("2001:db8::/64"),
         usable=False,
     )
     monkeypatch.setattr(interfaces, "interface_addresses", lambda: [checked])
@@ -141,7 +142,7 @@ def test_what_the_system_refuses_is_a_sentence(
         def bind(self, _: Any) -> None:
             raise OSError(code, "refused")
 
-    monkeypatch.setattr(sockets.socket, "socket", Stubborn)
+    monkeypatch.setattr(socket, "socket", Stubborn)
     with pytest.raises(TransportFailed) as caught:
         make()
     assert said in str(caught.value)
@@ -173,7 +174,7 @@ def test_ipv6_on_loopback_works_or_says_what_it_lacks(port: int) -> None:
                 each.open()
         except TransportFailed as failed:
             text = str(failed)
-            assert "ip -6 route add multicast ff00::/8 dev lo" in text or "no interface" in text
+            assert "ip -6 route add local ff15::77:1 dev lo" in text or "no interface" in text
             return
         made[0].send(Burst(EVERYONE, [b"x"]))
         assert data_of(receive_within(made[1], 1)) == [b"x"]
@@ -298,8 +299,8 @@ def test_gso_that_fails_is_turned_off_and_nothing_is_lost(make: Make, code: int)
 
 def test_a_kernel_that_takes_64_segments_gets_no_more(make: Make) -> None:
     one, two = make(), make()
-    real = one._unicast
-    assert real is not None
+    assert one._unicast is not None
+    real: socket.socket = one._unicast
 
     class Old:
         def __getattr__(self, name: str) -> Any:

@@ -49,9 +49,7 @@ def make(clock: Clock) -> Iterator[Make]:
             settings = FaultSettings(
                 inner="memory", settings={"network": network}, seed=7, **faults
             )
-            made = TransportFault(
-                settings, node=NodeId(1), clock=time.monotonic if real else clock
-            )
+            made = TransportFault(settings, node=NodeId(1), clock=time.monotonic if real else clock)
             stack.enter_context(closing(made))
             made.open()
             return made

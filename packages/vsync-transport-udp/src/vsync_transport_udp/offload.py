@@ -7,7 +7,9 @@ size, the last one shorter or equal; what arrives so is handed over in one piece
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, TypeVar
+
+Piece = TypeVar("Piece", bytes, bytes | memoryview)
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103  # linux/udp.h
@@ -63,8 +65,8 @@ def segment_bytes_of(ancillary: Sequence[tuple[int, int, bytes]]) -> int:
 
 
 def joined(
-    packets: Sequence[bytes], *, bytes_max: int, segments_max: int
-) -> Iterator[Sequence[bytes]]:
+    packets: Sequence[Piece], *, bytes_max: int, segments_max: int
+) -> Iterator[Sequence[Piece]]:
     """Cut *packets*, in order, into runs that one GSO call can carry.
 
     In a run all packets but the last have the size of the first, and the last is not larger and

@@ -139,7 +139,7 @@ class TransportUDP(Transport):
         else:
             self._send_each(packets, destination)
 
-    def _send_joined(self, packets: Sequence[bytes], destination: Any) -> None:
+    def _send_joined(self, packets: Sequence[bytes | memoryview], destination: Any) -> None:
         assert self._unicast is not None
         runs = offload.joined(
             packets,
@@ -161,7 +161,7 @@ class TransportUDP(Transport):
                 self._sends += 1
                 self._packets_sent += len(run)
 
-    def _send_refused(self, run: Sequence[bytes], destination: Any) -> None:
+    def _send_refused(self, run: Sequence[bytes | memoryview], destination: Any) -> None:
         """Send *run* without GSO. If that works, it was GSO that the kernel or device refused."""
         if len(run) > offload.SEGMENTS_SAFE:
             self._segments_max = offload.SEGMENTS_SAFE
@@ -173,7 +173,7 @@ class TransportUDP(Transport):
                 "segmentation offload (GSO) failed when sending and is off; sending costs more"
             )
 
-    def _send_each(self, packets: Sequence[bytes], destination: Any) -> bool:
+    def _send_each(self, packets: Sequence[bytes | memoryview], destination: Any) -> bool:
         """One call a packet; whether the last was sent."""
         assert self._unicast is not None
         sendto = self._unicast.sendto
@@ -332,9 +332,7 @@ class TransportUDP(Transport):
         self._send_buffer_bytes = sockets.set_send_buffer(unicast, settings.send_buffer_bytes)
         self._gso = settings.gso == "auto" and offload.gso_present(unicast)
         self._gro = (
-            settings.gro == "auto"
-            and offload.enable_gro(multicast)
-            and offload.enable_gro(unicast)
+            settings.gro == "auto" and offload.enable_gro(multicast) and offload.enable_gro(unicast)
         )
         self._warn(local)
 
@@ -357,8 +355,8 @@ class TransportUDP(Transport):
         if self._version == 6 and interfaces.is_loopback(local.name):
             raise TransportFailed(
                 f"this machine sends no IPv6 multicast on {local.name}; use an IPv4 bind and group "
-                "(127.0.0.1), or add the route: "
-                f"ip -6 route add multicast ff00::/8 dev {local.name} table local"
+                "(127.0.0.1), or give the group a route, as root: "
+                f"ip -6 route add local {settings.group} dev {local.name}"
             )
         self._warnings.append(
             f"when the node started, nothing could be sent to {settings.group} through "

@@ -181,6 +181,12 @@ class TransportContract:
         three[0].send(Burst(address, packets))
         assert Counter(data_of(receive_within(three[1], 20))) == Counter(packets)
 
+    def test_packets_may_be_views_of_a_larger_buffer(self, three: list[Transport]) -> None:
+        buffer = memoryview(bytes(number % 251 for number in range(4000)))
+        packets = [buffer[at : at + 400] for at in range(0, 4000, 400)]
+        three[0].send(Burst(EVERYONE, packets))
+        assert data_of(receive_within(three[1], 10)) == [bytes(packet) for packet in packets]
+
     def test_a_burst_of_nothing_sends_nothing(self, three: list[Transport]) -> None:
         three[0].send(Burst(EVERYONE, []))
         assert receive_within(three[1], 1, SILENCE_S) == []
