@@ -1,0 +1,332 @@
+"""The ring at work: data frames in, deliveries out, and the token from hand to hand.
+
+The lowest of the engine's three layers. It holds the state of one node and moves the token, on a
+ring that is OPERATIONAL and, for the exchange of old messages, on one that is in RECOVERY. Which
+ring that is, ``membership`` decides.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from vsync.engine.counters import Counters
+from vsync.engine.flow import Flow
+from vsync.engine.gather import Gathering
+from vsync.engine.log import Log
+from vsync.engine.neighbours import Neighbours
+from vsync.engine.packing import Packer
+from vsync.engine.recovery import Attempt
+from vsync.engine.rotation import Rotation
+from vsync.engine.state import TRANSITIONS, State, Trigger
+from vsync.engine.store import RingStore
+from vsync.engine.streams import Reader
+from vsync.engine.timers import Timer, Timers
+from vsync.errors import (
+    VsyncError,
+)
+from vsync.events import Event
+from vsync.settings import RingSettings
+from vsync.transport import EVERYONE, Address, Burst
+from vsync.vocabulary import (
+    GROUP_KEY_BYTES,
+    GROUPS_PER_MESSAGE_MAX,
+    Configuration,
+    NodeId,
+    RingId,
+)
+from vsync.wire import (
+    DATA_OVERHEAD_BYTES,
+    RECOVERED_OVERHEAD_BYTES,
+    Codec,
+    Commit,
+    Data,
+    Token,
+    Wake,
+    network_of,
+)
+from vsync.wire.header import Header
+
+IDLE_VISITS_BEFORE_HOLD: Final = 4
+"""Rotations without anything new before the representative holds the token: enough for the last
+message to become safe everywhere."""
+
+IDLE_VISITS_BEFORE_WAKE: Final = 2
+"""Rotations without anything new after which a node with something to send wakes the token; below
+the limit for holding, since not all nodes count alike."""
+
+
+class Ordering(ABC):
+    """One node's part in the order of its ring."""
+
+    def __init__(
+        self,
+        node: NodeId,
+        life: int,
+        settings: RingSettings,
+        *,
+        now: float,
+        packet_bytes_max: int,
+        receive_buffer_bytes: int,
+        store: RingStore,
+    ) -> None:
+        self.node = node
+        self.life = life
+        self.state = State.GATHER
+        self.configuration: Configuration | None = None
+        """The configuration delivered last."""
+        self.failure: VsyncError | None = None
+        """Why this node had to stop, if it had to."""
+        self.counters = Counters()
+        self._settings = settings
+        self._store = store
+        self._codec = Codec(network_of(settings.name), node, life)
+        frame_bytes = packet_bytes_max - DATA_OVERHEAD_BYTES - RECOVERED_OVERHEAD_BYTES
+        self._packer = Packer(frame_bytes)
+        self._flow = Flow.of(settings, packet_bytes_max, receive_buffer_bytes)
+        head_bytes_max = 1 + GROUPS_PER_MESSAGE_MAX * GROUP_KEY_BYTES
+        self._reader = Reader(settings.message_bytes_max + head_bytes_max)
+        self._timers = Timers()
+        self._neighbours = Neighbours(node, life, now, settings.join_s, settings.beacon_s)
+        self._gathering = Gathering(node)
+
+        # A restarted node is on a ring of its own, with a number that it never used before.
+        self._ring = RingId(store.load() + 1, node)
+        self._ring_seq_max = self._ring.seq
+        self._log = Log(self._ring, self._reader)
+        self._open_log: Log | None = None
+        self._members: tuple[NodeId, ...] = (node,)
+        self._member_lives: Mapping[NodeId, int] = {node: life}
+        self._commit_lives: Mapping[NodeId, int] = {}
+        self._owes: frozenset[NodeId] = frozenset()
+        self._attempt: Attempt | None = None
+        self._commit: Commit | None = None
+        self._rotation = Rotation(node, self._log, self._flow, self.counters)
+
+        self._saved_token: tuple[Address, bytes] | None = None
+        self._resend_s = settings.token_resend_s
+        self._held: Token | None = None
+        self._to_self: deque[Token | Commit] = deque()
+        self._to_self_at = now
+        self._woken = False
+        self._blocked = False
+        self.blocked_by: NodeId | None = None
+        """The node whose application is too slow, so that the ring takes no new messages."""
+        self._numbered: deque[tuple[int, int]] = deque()
+        self._numbered_messages = 0
+        self._transmit: deque[Burst] = deque()
+        self._events: list[Event] = []
+
+    # --- what membership does for the ring ------------------------------------------------------
+
+    @abstractmethod
+    def _enter_operational(self, now: float) -> None:
+        """The exchange is complete: install the ring."""
+
+    @abstractmethod
+    def _give_up_receiving(self, now: float) -> None:
+        """A message that all others have cannot reach us."""
+
+    # --- sending --------------------------------------------------------------------------------
+
+    def _become(self, trigger: Trigger) -> bool:
+        state = TRANSITIONS[self.state][trigger]
+        if state is None:
+            return False
+        self.state = state
+        self.counters.add(f"entered_{state.name.lower()}")
+        return True
+
+    def _send(self, packets: Sequence[bytes | memoryview]) -> None:
+        if packets:
+            self._transmit.append(Burst(EVERYONE, packets))
+
+    def _successor(self, members: tuple[NodeId, ...]) -> NodeId:
+        return members[(members.index(self.node) + 1) % len(members)]
+
+    def _send_to(self, node: NodeId, packet: bytes) -> None:
+        address = self._neighbours.address(node)
+        assert address is not None  # we agreed with it, so its join came
+        self._transmit.append(Burst(address, [packet]))
+
+    def _pass_to_self(self, frame: Token | Commit, now: float) -> None:
+        self._to_self.append(frame)
+        self._to_self_at = now
+
+    # --- receiving and delivering ---------------------------------------------------------------
+
+    def _on_data(self, frame: Data, header: Header, source: Address, now: float) -> None:
+        log = self._open_log
+        if log is None or log.ring != frame.ring:
+            self.counters.add("dropped_foreign")
+        elif log.add(frame):
+            self.counters.add("frames_received")
+        else:
+            self.counters.add("dropped_repeated")
+
+    def _emit_deliveries(self) -> None:
+        """Deliver what the installed ring's log has ripe."""
+        if self._open_log is self._log and self.configuration is not None and self._log.undelivered:
+            self._events += self._log.deliver(self.configuration)
+            self._log.release()
+
+    def _on_token(self, token: Token, header: Header, now: float) -> None:
+        if self.state not in (State.OPERATIONAL, State.RECOVERY):
+            self.counters.add("dropped_token")
+            return
+        members = self._commit.members if self._commit is not None else self._members
+        predecessor = members[members.index(self.node) - 1]
+        if header.sender != predecessor or token.ring != self._ring:
+            self.counters.add("dropped_token")
+            return
+        self._take_token(token, now)
+
+    def _take_token(self, token: Token, now: float) -> None:
+        rotation = self._rotation
+        log = self._open_log
+        if log is None or token.ring != log.ring or token.token_seq <= rotation.token_seq:
+            self.counters.add("dropped_token")
+            return
+        rotation.arrive(token, now)
+        self._woken = False
+        self._timers.stop(Timer.TOKEN_RESEND, Timer.COMMIT_RESEND)
+        self._timers.start(
+            Timer.TOKEN_LOST, now + rotation.token_lost_s(self._settings.token_lost_s)
+        )
+        if self.state is State.OPERATIONAL and self._may_hold(token):
+            self._held = token
+            self._timers.start(Timer.HOLD, now + self._settings.hold_s)
+        else:
+            self._visit(token, now)
+
+    @property
+    def _is_representative(self) -> bool:
+        return self._members[0] == self.node
+
+    def _may_hold(self, token: Token) -> bool:
+        """Nothing new for a while, nothing to send, and nothing to say about being blocked."""
+        must_unblock = token.blocked_by == self.node and not self._blocked
+        return (
+            self._is_representative
+            and self._rotation.idle_visits >= IDLE_VISITS_BEFORE_HOLD
+            and not must_unblock
+            and (self._packer.pending_messages == 0 or token.blocked_by != 0)
+        )
+
+    def _release_held(self, now: float) -> None:
+        token = self._held
+        if token is not None:
+            self._held = None
+            self._timers.stop(Timer.HOLD)
+            self._visit(token, now)
+
+    def _visit(self, token: Token, now: float) -> None:
+        """All that this node does with the token, and the token's way on."""
+        recovering = self._attempt if self.state is State.RECOVERY else None
+        if recovering is not None:
+            visit = self._rotation.work(
+                token,
+                self._next_recovered,
+                len(recovering.queue),
+                accelerated=0,
+                may_send=True,
+                now=now,
+            )
+            token.recovering, done = recovering.visit(token.recovering, token.seq, token.aru)
+            if recovering.received_all:
+                self._owes = recovering.plan.owed
+            if done:
+                self._enter_operational(now)
+        else:
+            self._mark_blocked(token)
+            visit = self._rotation.work(
+                token,
+                self._next_data,
+                self._packer.backlog_frames,
+                accelerated=self._settings.accelerated_frames,
+                may_send=token.blocked_by == 0,
+                now=now,
+            )
+            self._log.release()
+        self._forget_stable()
+        self._send(visit.before)
+        self._pass_token(token, now)
+        self._send(visit.after)
+        stuck = self._rotation.stuck_since
+        if stuck is not None and now - stuck > self._settings.receive_failed_s:
+            self._give_up_receiving(now)
+
+    def _mark_blocked(self, token: Token) -> None:
+        if self._blocked and token.blocked_by == 0:
+            token.blocked_by = self.node
+        elif token.blocked_by == self.node and not self._blocked:
+            token.blocked_by = 0
+        self.blocked_by = NodeId(token.blocked_by) if token.blocked_by else None
+
+    def _pass_token(self, token: Token, now: float) -> None:
+        members = self._commit.members if self._commit is not None else self._members
+        successor = self._successor(members)
+        if successor == self.node:
+            self._pass_to_self(token, now)
+            return
+        packet = self._codec.token(token)
+        self._saved_token = (self._neighbours.address(successor), packet)
+        self._send_to(successor, packet)
+        self._resend_s = self._rotation.resend_s(self._settings.token_resend_s)
+        self._timers.start(Timer.TOKEN_RESEND, now + self._resend_s)
+
+    def _resend_token(self, now: float) -> None:
+        if self._saved_token is not None:
+            address, packet = self._saved_token
+            self._transmit.append(Burst(address, [packet]))
+            self._resend_s = min(2 * self._resend_s, self._settings.token_resend_s)
+            self._timers.start(Timer.TOKEN_RESEND, now + self._resend_s)
+
+    def _next_data(self, seq: int) -> bytes | memoryview | None:
+        packed = self._packer.take()
+        if packed is None:
+            return None
+        log = self._log
+        frame = self._codec.data(
+            log.ring, seq, packed.frame_index, packed.counter, packed.flags, packed.pieces
+        )
+        log.add(frame)
+        if packed.messages_finished:
+            self._numbered.append((seq, packed.messages_finished))
+            self._numbered_messages += packed.messages_finished
+        return frame.packet
+
+    def _forget_stable(self) -> None:
+        stable = self._log.stable
+        while self._numbered and self._numbered[0][0] <= stable:
+            self._numbered_messages -= self._numbered.popleft()[1]
+
+    def _next_recovered(self, seq: int) -> bytes | memoryview | None:
+        attempt = self._attempt
+        assert attempt is not None
+        old = attempt.next_frame()
+        if old is None:
+            return None
+        frame = self._codec.recovered(attempt.log.ring, seq, old.packet)
+        attempt.log.add(frame)
+        return frame.packet
+
+    # --- an idle ring ---------------------------------------------------------------------------
+
+    def _want_token(self, now: float) -> None:
+        """There is something to do at the next visit: see that it comes soon."""
+        if self._held is not None:
+            self._release_held(now)
+        elif (
+            self.state is State.OPERATIONAL
+            and not self._woken
+            and self._rotation.idle_visits >= IDLE_VISITS_BEFORE_WAKE
+            and not self._is_representative
+        ):
+            self._woken = True
+            self._send([self._codec.wake(Wake(self._ring))])
+
+    def _on_wake(self, wake: Wake, header: Header, source: Address, now: float) -> None:
+        if self.state is State.OPERATIONAL and wake.ring == self._ring:
+            self._rotation.idle_visits = 0
+            self._release_held(now)
