@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from vsync.testing.contracts import address_of, data_of, receive_within
+from tests.transport_udp.ports import unused_port
+from vsync.testing.contracts import SILENCE_S, address_of, data_of, receive_within
 from vsync.transport import EVERYONE, Burst
 from vsync.transports.fault import CONTROL_INTERVAL_S, FaultSettings, TransportFault
 from vsync.vocabulary import NodeId
@@ -208,3 +209,24 @@ def test_settings_that_cannot_work_say_why(settings: dict[str, Any], said: str) 
     with pytest.raises(ValidationError) as caught:
         FaultSettings.model_validate(settings)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_internet_address_is_cut_by_host_or_by_host_and_port(whole: bool) -> None:
+    port = unused_port()
+    with ExitStack() as stack:
+
+        def opened(**faults: Any) -> TransportFault:
+            settings = FaultSettings(settings={"port": port, "bind": "127.0.0.1"}, **faults)
+            made = stack.enter_context(closing(TransportFault(settings, node=NodeId(1))))
+            made.open()
+            return made
+
+        far, near = opened(), opened()
+        host, far_port = far.status["inner"]["address"]
+        cut = f"{host}:{far_port}" if whole else host
+        receiver = opened(cut_from=(cut,))
+        far.send(Burst(EVERYONE, [b"far"]))
+        near.send(Burst(EVERYONE, [b"near"]))
+        received = data_of(receive_within(receiver, 2, SILENCE_S))
+        assert received == ([b"near"] if whole else [])

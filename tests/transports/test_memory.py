@@ -4,6 +4,9 @@ import select
 import threading
 from contextlib import closing
 
+import pytest
+
+from vsync.errors import TransportFailed
 from vsync.transport import EVERYONE, Burst
 from vsync.transports.memory import MemorySettings, TransportMemory
 from vsync.vocabulary import NodeId
@@ -52,3 +55,11 @@ def test_a_sender_in_another_thread_wakes_the_receiver() -> None:
             received += [bytes(packet.data) for packet in receiver.receive()]
         thread.join()
         assert received == [number.to_bytes(2) for number in range(rounds)]
+
+
+def test_opening_twice_is_refused() -> None:
+    with (
+        closing(opened("twice")) as once,
+        pytest.raises(TransportFailed, match="memory is open already"),
+    ):
+        once.open()

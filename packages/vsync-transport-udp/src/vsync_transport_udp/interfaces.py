@@ -36,6 +36,8 @@ _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 _IFA_F_UNUSABLE: Final = 0x08 | 0x40  # IFA_F_DADFAILED, IFA_F_TENTATIVE
 
+_ANSWER_S: Final = 1.0  # the kernel answers at once; this is for the day it does not
+
 _SIOCGIFMTU: Final = 0x8921  # linux/sockios.h
 _SIOCGIFFLAGS: Final = 0x8913
 _IFF_LOOPBACK: Final = 0x8  # linux/if.h
@@ -173,6 +175,7 @@ def _ask(name: str, request: int) -> bytes:
 
 def _dump() -> Iterator[tuple[int, IPv4Interface | IPv6Interface, bool]]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_ROUTE) as kernel:
+        kernel.settimeout(_ANSWER_S)
         request = _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
         length = _HEADER.size + len(request)
         kernel.send(_HEADER.pack(length, _RTM_GETADDR, _NLM_F_REQUEST_DUMP, 1, 0) + request)

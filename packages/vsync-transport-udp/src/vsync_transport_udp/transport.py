@@ -296,7 +296,7 @@ class TransportUDP(Transport):
                 "receive_calls": self._receives,
                 "repairs": self._repairs,
             },
-            "errors": dict(sorted(self._lost.items())),
+            "errors": dict(self._lost),
             "warnings": list(self._warnings),
         }
 
