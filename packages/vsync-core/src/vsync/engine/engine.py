@@ -1,9 +1,9 @@
 """Engine: one node's view of its ring.
 
 It has three layers: ``ordering`` moves the token, ``membership`` forms rings, and this module is
-the face of both. The papers are its documentation: Amir, Moser, Melliar-Smith, Agarwal, Ciarfella, "The Totem
-Single-Ring Ordering and Membership Protocol", TOCS 1995; Moser, Amir, Melliar-Smith, Agarwal,
-"Extended Virtual Synchrony", ICDCS 1994.
+the face of both. The papers are its documentation: Amir, Moser, Melliar-Smith, Agarwal, Ciarfella,
+"The Totem Single-Ring Ordering and Membership Protocol", TOCS 1995; Moser, Amir, Melliar-Smith,
+Agarwal, "Extended Virtual Synchrony", ICDCS 1994.
 
 Methods come in four kinds: *inputs* (``receive``, ``handle_timeout``), *commands* (``start``,
 ``submit``, ``set_blocked``, ``leave``), *outputs* (``poll_transmit``, ``poll_timeout``,
@@ -92,7 +92,8 @@ class Engine(Membership):
 
     def receive(self, packets: Sequence[Packet], now: float) -> None:
         """Take in what the transport received, oldest first."""
-        stopped = self._notice_pause(now)
+        self._notice_pause(now)
+        history = now < self._history_until
         tokens: list[tuple[Header, Token]] = []
         decode = self._codec.decode
         for data, source in packets:
@@ -106,7 +107,7 @@ class Engine(Membership):
             if type(frame) is Token:
                 # Data first, though it came later: it may be what the token would ask for.
                 tokens.append((header, frame))
-            elif stopped and type(frame) in (Join, Commit, Beacon):
+            elif history and type(frame) in (Join, Commit, Beacon):
                 self.counters.add("dropped_history")  # it waited while we were stopped
             elif header.sender == self.node and type(frame) not in (Data, Recovered):
                 self._on_own_number(header, now)
@@ -127,15 +128,15 @@ class Engine(Membership):
         while (timer := self._timers.due(now)) is not None:
             self._on_timer(timer, now)
 
-    def _notice_pause(self, now: float) -> bool:
-        """True if this node was stopped: it is late for its own deadline."""
+    def _notice_pause(self, now: float) -> None:
+        """If this node is late for its own deadline, it was stopped: then it suspects itself first,
+        and takes what waited for it as the history that it is."""
         deadline = self.poll_timeout()
         late_max = PAUSE_SHARE * self._settings.token_lost_s
-        if deadline is None or now - deadline < late_max:
-            return False
-        self.counters.add("pauses_noticed")
-        self._timers.postpone(now + self._settings.token_resend_s)
-        return True
+        if deadline is not None and now - deadline >= late_max:
+            self.counters.add("pauses_noticed")
+            self._timers.postpone(now + self._settings.token_resend_s)
+            self._history_until = now + self._settings.join_s
 
     def _on_timer(self, timer: Timer, now: float) -> None:
         match timer:

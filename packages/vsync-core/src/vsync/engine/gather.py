@@ -18,7 +18,9 @@ class Gathering:
         self.processes: set[NodeId] = {me}
         """All heard of."""
         self.failed: set[NodeId] = set()
-        """Those of them given up."""
+        """Those of them given up, by this node or by its ring."""
+        self.refused: set[NodeId] = set()
+        """Those that gave this node up: until they say otherwise no ring can have both."""
         self._opinions: dict[NodeId, frozenset[NodeId]] = {}
         self._heard: set[NodeId] = set()
         self.waited = False
@@ -27,7 +29,7 @@ class Gathering:
     @property
     def candidates(self) -> frozenset[NodeId]:
         """Those that a ring would be formed of. Never without this node."""
-        candidates = frozenset(self.processes - self.failed)
+        candidates = frozenset(self.processes - self.failed - self.refused)
         assert self._me in candidates
         return candidates
 
@@ -40,6 +42,7 @@ class Gathering:
         """A new gathering: what was agreed before is no agreement now."""
         self._opinions.clear()
         self._heard.clear()
+        self.refused.clear()
         self.waited = False
 
     def installed(self, members: Iterable[NodeId]) -> None:
@@ -51,6 +54,7 @@ class Gathering:
     def reborn(self, node: NodeId) -> None:
         """*node* has a new life: what its former one said or suffered is void."""
         self.failed.discard(node)
+        self.refused.discard(node)
         self._opinions.pop(node, None)
 
     def left(self, node: NodeId) -> bool:
@@ -69,7 +73,8 @@ class Gathering:
         """Take in a join; True if it changed the candidates.
 
         A stranger's opinion on who failed is not taken: only the members of a node's own ring may
-        shrink it. Who holds this node for failed cannot form a ring with it, so it is given up too.
+        shrink it. Who gave this node up cannot form a ring with it, so it is refused, until a later
+        join of its takes that back.
         """
         sender = join.sender
         if sender in self.failed or len(self.processes | join.processes) > NODES_MAX:
@@ -78,11 +83,12 @@ class Gathering:
         self._heard.add(sender)
         self._opinions[sender] = join.processes - join.failed
         self.processes |= join.processes
-        if self._me in join.failed:
-            self.failed.add(sender)
-        elif of_my_ring:
-            self.failed |= join.failed - {self._me}
-        self.failed &= self.processes
+        if self._me in join.failed - join.refused:
+            self.refused.add(sender)
+        else:
+            self.refused.discard(sender)
+            if of_my_ring:
+                self.failed |= join.failed - {self._me}
         return self.candidates != before
 
     @property

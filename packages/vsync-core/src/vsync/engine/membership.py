@@ -54,6 +54,7 @@ class Membership(Ordering):
             self.life,
             self._ring,
             self._ring_seq_max,
+            self._next_join_number(),
             True,
             frozenset(self._gathering.processes - {self.node}),
             frozenset({self.node}),
@@ -77,6 +78,7 @@ class Membership(Ordering):
             self.life,
             self._ring,
             self._ring_seq_max,
+            self._next_join_number(),
             True,
             frozenset(self._members) - {self.node},
             frozenset({self.node}),
@@ -120,6 +122,10 @@ class Membership(Ordering):
         self._timers.start(Timer.CONSENSUS, now + self._settings.consensus_s)
         self._try_to_form(now)
 
+    def _next_join_number(self) -> int:
+        self._joins_sent += 1
+        return self._joins_sent
+
     def _send_join(self, now: float) -> None:
         gathering = self._gathering
         join = Join(
@@ -127,9 +133,11 @@ class Membership(Ordering):
             self.life,
             self._ring,
             self._ring_seq_max,
+            self._next_join_number(),
             False,
             frozenset(gathering.processes),
-            frozenset(gathering.failed),
+            frozenset(gathering.failed | gathering.refused),
+            frozenset(gathering.refused - gathering.failed),
         )
         self._send([self._codec.join(join)])
         self._timers.start(Timer.JOIN, now + self._settings.join_s)
@@ -143,7 +151,9 @@ class Membership(Ordering):
             return
         if met is Meeting.NEW_LIFE:
             self._gathering.reborn(sender)
-        if join.leaving:
+        if not self._neighbours.is_latest(sender, join.number):
+            self.counters.add("dropped_old_join")
+        elif join.leaving:
             self._on_leave(sender, now)
         elif not self._join_is_stale(join):
             if self.state is not State.GATHER:
@@ -382,7 +392,9 @@ class Membership(Ordering):
         self._install(attempt)
         gathering = self._gathering
         self._neighbours.installed(
-            self._members, given_up=gathering.failed & gathering.heard_of_late, now=now
+            self._members,
+            given_up=(gathering.failed | gathering.refused) & gathering.heard_of_late,
+            now=now,
         )
         gathering.installed(self._members)
         self._member_lives = self._commit_lives

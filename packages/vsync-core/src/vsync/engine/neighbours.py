@@ -13,8 +13,8 @@ from typing import Final
 from vsync.transport import Address
 from vsync.vocabulary import NodeId
 
-AVOID_FIRST_S: Final = 0.25
-AVOID_MAX_S: Final = 8.0
+AVOID_FIRST_S: Final = 0.2
+AVOID_MAX_S: Final = 2.0
 
 DUPLICATE_FRAMES: Final = 3
 """Frames with our own number and an older life before we believe in a duplicate: one or two may
@@ -45,6 +45,7 @@ class Neighbours:
         self._beacon_s = beacon_s
         self._lives: dict[NodeId, int] = {}
         self._addresses: dict[NodeId, Address] = {}
+        self._joins: dict[NodeId, int] = {}
         self._representatives: dict[NodeId, float] = {}
         self._avoided: dict[NodeId, tuple[float, float]] = {}
         self._beacon_sent_at = now - beacon_s
@@ -58,12 +59,21 @@ class Neighbours:
             return Meeting.FORMER_LIFE
         if known is None and len(self._lives) >= MET_MAX:
             self._lives.clear()
+            self._joins.clear()
         self._lives[node] = life
         self._addresses[node] = source
         if known is not None and life > known:
+            self._joins.pop(node, None)
             self._avoided.pop(node, None)
             return Meeting.NEW_LIFE
         return Meeting.SAME_LIFE
+
+    def is_latest(self, node: NodeId, number: int) -> bool:
+        """Whether *number* is that of a newer join than any that came from this life of *node*."""
+        if number <= self._joins.get(node, -1):
+            return False
+        self._joins[node] = number
+        return True
 
     def lives(self, nodes: Iterable[NodeId]) -> dict[NodeId, int]:
         """The lives in which *nodes* were met last."""
@@ -94,6 +104,7 @@ class Neighbours:
         keep = set(members) | {self._me}
         self._lives = {node: life for node, life in self._lives.items() if node in keep}
         self._addresses = {node: at for node, at in self._addresses.items() if node in keep}
+        self._joins = {node: number for node, number in self._joins.items() if node in keep}
         for node in keep:
             self._avoided.pop(node, None)
             self._representatives.pop(node, None)

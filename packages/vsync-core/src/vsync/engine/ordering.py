@@ -103,6 +103,8 @@ class Ordering(ABC):
         self._commit: Commit | None = None
         self._rotation = Rotation(node, self._log, self._flow, self.counters)
 
+        self._joins_sent = 0
+        self._history_until = now
         self._saved_token: tuple[Address, bytes] | None = None
         self._resend_s = settings.token_resend_s
         self._held: Token | None = None

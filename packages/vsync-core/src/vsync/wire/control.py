@@ -30,9 +30,11 @@ NODES_MAX: Final = 512
 JOIN = Struct(
     "ring" / RING,  # the ring that the sender was in, or adopted last
     "ring_seq_max" / Int64ub,  # highest ring number that it knows: the next one is above
+    "number" / Int64ub,  # the sender's count of its joins: an older one is out of date
     "leaving" / Flag,  # the sender is going away, on purpose
     "processes" / NODES,  # all that it has heard of
-    "failed" / NODES,  # those of them that it gave up
+    "failed" / NODES,  # those of them that it does without
+    "refused" / NODES,  # those of the failed that it does without only because they gave it up
     Terminated,
 )
 
@@ -83,9 +85,11 @@ class Join:
     life: int
     ring: RingId
     ring_seq_max: int
+    number: int
     leaving: bool
     processes: frozenset[NodeId]
     failed: frozenset[NodeId]
+    refused: frozenset[NodeId] = frozenset()
 
 
 NO_RING: Final = RingId(0, NodeId(0))
@@ -180,9 +184,11 @@ def build_join(join: Join) -> bytes:
         {
             "ring": _ring(join.ring),
             "ring_seq_max": join.ring_seq_max,
+            "number": join.number,
             "leaving": join.leaving,
             "processes": sorted(join.processes),
             "failed": sorted(join.failed),
+            "refused": sorted(join.refused),
         }
     )
 
@@ -195,9 +201,11 @@ def parse_join(header: Header, packet: bytes | memoryview) -> Join:
         header.life,
         _ring_id(raw.ring),
         _ring_seq(raw.ring_seq_max),
+        raw.number,
         raw.leaving,
         _nodes(raw.processes, "processes"),
         _nodes(raw.failed, "failed processes"),
+        _nodes(raw.refused, "refused processes"),
     )
     if not join.leaving and join.sender not in join.processes - join.failed:
         raise MalformedPacket("malformed", "a join does not name its own sender")
