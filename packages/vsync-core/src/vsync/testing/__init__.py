@@ -1,0 +1,1 @@
+"""What proves a ring right: for this project's tests and for those of plugin authors."""
