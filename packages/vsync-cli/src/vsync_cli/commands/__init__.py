@@ -1,0 +1,1 @@
+"""The commands, one file each: a command reads its arguments, calls the library, renders."""

@@ -1,0 +1,111 @@
+"""``vsync run``: one node, served to local programs through a Unix socket."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.abc
+import rich_click as click
+
+import vsync
+from vsync.daemon import serve
+from vsync.events import ConfigurationChanged
+from vsync.settings import NodeSettings
+from vsync.settings_file import read_settings
+from vsync_cli.parameters import SOCKET_VARIABLE
+from vsync_cli.render import configuration_line, write_lines
+from vsync_cli.sockets import check_length, default_socket, prepare_directory
+
+LEAVING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+@click.command()
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The settings file; `vsync init` writes one.",
+)
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Append every event to this file, for `vsync trace check`.",
+)
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    envvar=SOCKET_VARIABLE,
+    show_envvar=True,
+    help="The Unix socket for local programs. Without it: `socket` in `[daemon]`, or a place of "
+    "this user's own.",
+)
+def run(config: Path, trace: Path | None, socket: Path | None) -> None:
+    """Run a node until SIGTERM or Ctrl-C; it then leaves its ring and ends with exit code 0.
+
+    The first line says what the node is; then there is one for every change of configuration.
+    """
+    settings = read_settings(config)
+    anyio.run(run_node, settings, trace, choose_socket(settings, socket))
+
+
+def choose_socket(settings: NodeSettings, given: Path | None) -> Path:
+    """The socket's path: as *given*, else as the settings say, else the default of this user."""
+    configured = settings.daemon.socket
+    path = given or (Path(configured) if configured else None)
+    if path is None:
+        path = default_socket(settings.ring.name, settings.node.id)
+        prepare_directory(path)
+    check_length(path)
+    return path
+
+
+async def run_node(settings: NodeSettings, trace: Path | None, socket: Path) -> None:
+    """Run the node until it is told to leave. Raises VsyncError if it cannot go on."""
+    with anyio.open_signal_receiver(*LEAVING_SIGNALS, signal.SIGHUP) as signals:
+        async with (
+            vsync.open_node(settings, trace=trace) as node,
+            anyio.create_task_group() as tasks,
+        ):
+            await tasks.start(serve, node, socket)
+            write_lines([first_line(settings, node, socket)])
+            tasks.start_soon(tell_configurations, node)
+            async for number in signals:
+                if number in LEAVING_SIGNALS:
+                    break
+                # SIGHUP: whoever started us closed the terminal; a node is there to stay.
+            tasks.cancel_scope.cancel()
+
+
+def first_line(settings: NodeSettings, node: vsync.Node, socket: Path) -> str:
+    """Say in one line what runs here."""
+    status = node.status()
+    transport = dict(status["transport"])
+    address = transport.get("address") or ""
+    parts = [
+        f"node {node.id}",
+        f'ring "{settings.ring.name}"',
+        f"transport {settings.ring.transport}{f' ({address})' if address else ''}",
+        f"preset {settings.ring.preset}",
+        f"socket {socket}",
+        *(f"warning: {warning}" for warning in status["warnings"]),
+    ]
+    return "; ".join(parts)
+
+
+async def tell_configurations(node: vsync.Node) -> None:
+    """Print a line for every configuration, with the time of day."""
+    async with node.session() as session:
+        async for batch in session.batches():
+            now = time.strftime("%H:%M:%S")
+            write_lines(
+                [
+                    f"{now} {configuration_line(event.configuration)}"
+                    for event in batch
+                    if isinstance(event, ConfigurationChanged)
+                ]
+            )

@@ -1,0 +1,64 @@
+"""``vsync watch``: what is delivered, a line an event."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import rich_click as click
+
+import vsync
+from vsync.events import Delivery, Event
+from vsync.vocabulary import GroupKey
+from vsync_cli.parameters import GROUP, json_option, socket_option
+from vsync_cli.render import event_line, event_record, json_line, write_lines
+from vsync_cli.sockets import find_socket
+
+
+@click.command()
+@click.argument("groups", nargs=-1, required=True, type=GROUP, metavar="GROUP...")
+@socket_option
+@json_option
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="End after so many messages. Without it: at Ctrl-C.",
+)
+def watch(groups: tuple[GroupKey, ...], socket: Path | None, as_json: bool, count: int) -> None:
+    """Print every configuration, and every message of each GROUP, as it is delivered.
+
+    GROUP is a name, or `hex:` and the 64 hexadecimal digits of a key. With `--json` each line is
+    one object: `"event":"deliver"` or `"event":"configuration"`.
+    """
+    with contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
+        anyio.run(follow, find_socket(socket), groups, as_json, count)
+
+
+async def follow(
+    socket: Path, groups: Sequence[GroupKey], as_json: bool, count: int | None
+) -> None:
+    """Print what is delivered in *groups*, until *count* messages were printed, if given."""
+    async with vsync.connect(socket) as session:
+        await session.join(*groups)
+        async for batch in session.batches():
+            events, count = up_to(batch, count)
+            write_lines(
+                [
+                    json_line(event_record(event)) if as_json else event_line(event)
+                    for event in events
+                ]
+            )
+            if count == 0:
+                return
+
+
+def up_to(batch: Sequence[Event], count: int | None) -> tuple[Sequence[Event], int | None]:
+    """Give the events up to the *count*-th message, and how many messages are left to come."""
+    if count is None:
+        return batch, None
+    for place, event in enumerate(batch, start=1):
+        count -= isinstance(event, Delivery)
+        if count == 0:
+            return batch[:place], 0
+    return batch, count

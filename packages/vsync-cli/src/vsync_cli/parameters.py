@@ -1,0 +1,95 @@
+"""What users write on the command line, as click types: groups, seeds, numbers of nodes."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import rich_click as click
+
+from vsync.errors import MisuseError
+from vsync.vocabulary import GROUP_KEY_BYTES, GroupKey
+
+SOCKET_VARIABLE: Final = "VSYNC_SOCKET"
+
+HEX_PREFIX: Final = "hex:"
+
+if TYPE_CHECKING:
+    _ToGroup = click.ParamType[GroupKey]
+    _ToRange = click.ParamType[range]
+else:  # generic to type checkers only, as far as older versions of click are concerned
+    _ToGroup = _ToRange = click.ParamType
+
+
+class GroupParameter(_ToGroup):
+    """The name of a group, or ``hex:`` and the 64 hexadecimal digits of its key."""
+
+    name = "group"
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> GroupKey:
+        """Make the key."""
+        if isinstance(value, GroupKey):
+            return value
+        text = str(value)
+        if text.startswith(HEX_PREFIX):
+            digits = text.removeprefix(HEX_PREFIX)
+            if not re.fullmatch(rf"[0-9a-fA-F]{{{2 * GROUP_KEY_BYTES}}}", digits):
+                self.fail(
+                    f"{text!r} is no group key: after {HEX_PREFIX} come {2 * GROUP_KEY_BYTES} "
+                    f"hexadecimal digits, not {len(digits)} characters.",
+                    param,
+                    ctx,
+                )
+            return GroupKey(bytes.fromhex(digits))
+        try:
+            return GroupKey.from_name(text)
+        except MisuseError as error:
+            self.fail(f"{error}.", param, ctx)
+        except UnicodeEncodeError:
+            self.fail(f"{text!r} is not UTF-8; write the key as {HEX_PREFIX}….", param, ctx)
+
+
+class RangeParameter(_ToRange):
+    """Whole numbers: one of them, or the first and the end of a range."""
+
+    name = "range"
+
+    def __init__(self, *, minimum: int, maximum: int, end_included: bool) -> None:
+        self._minimum = minimum
+        self._maximum = maximum
+        self._end_included = end_included
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> range:
+        """Make the range; never an empty one."""
+        if isinstance(value, range):
+            return value
+        found = re.fullmatch(r"(\d{1,18})(?:\.\.(\d{1,18}))?", str(value).strip())
+        if found is None:
+            self.fail(f"{value!r} is neither a number nor a range such as 3..7.", param, ctx)
+        first = int(found[1])
+        end = first + 1 if found[2] is None else int(found[2]) + self._end_included
+        if end <= first:
+            self.fail(f"the range {value} is empty; write the smaller number first.", param, ctx)
+        if first < self._minimum or end - 1 > self._maximum:
+            self.fail(
+                f"{value} goes beyond what is possible, {self._minimum} to {self._maximum}.",
+                param,
+                ctx,
+            )
+        return range(first, end)
+
+
+GROUP: Final = GroupParameter()
+NODES: Final = RangeParameter(minimum=1, maximum=64, end_included=True)
+SEEDS: Final = RangeParameter(minimum=0, maximum=10**18, end_included=False)
+
+socket_option = click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    envvar=SOCKET_VARIABLE,
+    show_envvar=True,
+    help="The Unix socket of the node. Without it: the only one that is running here.",
+)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="JSON for programs instead of text for people."
+)
