@@ -175,10 +175,12 @@ class Engine(Membership):
         """Accept a message for all members of *groups*; the id that it will be delivered with.
 
         Never blocks: look at ``pending_bytes`` before. Raises MessageTooLarge, MisuseError for no
-        or too many groups, NodeClosed after ``leave``.
+        or too many groups or before the first configuration (EVS 2.2), NodeClosed after ``leave``.
         """
         if self.state is State.LEFT:
             raise NodeClosed("the node has left its ring; open it again to send")
+        if self.configuration is None:
+            raise MisuseError("no configuration yet: send after the first ConfigurationChanged")
         if len(payload) > self._settings.message_bytes_max:
             raise MessageTooLarge(len(payload), self._settings.message_bytes_max)
         if not 1 <= len(groups) <= GROUPS_PER_MESSAGE_MAX:
