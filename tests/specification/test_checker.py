@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.specification.evs_model import Model
-from vsync.testing.properties import PROPERTIES, Findings, History, check, check_files
+from vsync.testing.history import History
+from vsync.testing.properties import PROPERTIES, Findings, check, check_files
 from vsync.trace import encode_line, parse_line
 
 Line = dict[str, Any]

@@ -50,6 +50,9 @@ class Message:
         self.turn = -1
         """Its place among everything its sender sent; -1 if nobody was seen sending it."""
 
+    def __str__(self) -> str:
+        return self.id
+
 
 class Span:
     """What one process did between delivering one configuration and the next."""
