@@ -150,6 +150,8 @@ class History:
     the properties that need a quiet end. A trace cannot tell a life that was killed from one that
     went on: without *running*, a life counts as running if it wrote no ``stop``, has no later life
     of its node, and none of those who were in its last configuration went on without it.
+    So a life that was killed while it was alone, and never restarted, is taken to run: whoever
+    kills nodes should say which are left.
     """
 
     def __init__(self, *, running: Collection[tuple[int, str]] | None = None) -> None:
