@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from vsync.plugins import load_transport
 from vsync.settings import PRESETS, NodeSettings
@@ -27,7 +26,6 @@ class Explained:
     source: str
     """``file``, ``preset`` or ``default``."""
     meaning: str
-    required: bool = False
 
 
 def explain(settings: NodeSettings, written: Mapping[str, Any]) -> Iterator[Explained]:
@@ -58,22 +56,6 @@ def explain(settings: NodeSettings, written: Mapping[str, Any]) -> Iterator[Expl
                 source=source,
                 meaning=meanings.get(name, ""),
             )
-
-
-def fields_of(section: str, model: type[BaseModel]) -> Iterator[Explained]:
-    """Give every setting of a section with its default; ``None`` where there is none."""
-    meanings = meanings_of(model)
-    for name, field in model.model_fields.items():
-        default = field.get_default(call_default_factory=True, validated_data={})
-        required = default is PydanticUndefined
-        yield Explained(
-            section=section,
-            name=name,
-            value=None if required else default,
-            source=DEFAULT,
-            meaning=meanings.get(name, ""),
-            required=required,
-        )
 
 
 def meanings_of(model: type[BaseModel]) -> dict[str, str]:

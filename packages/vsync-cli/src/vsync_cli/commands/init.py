@@ -1,20 +1,28 @@
 """``vsync init``: write a settings file in which every setting is explained."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import rich_click as click
 from pydantic import BaseModel, ValidationError
 
 from vsync.errors import MisuseError
 from vsync.plugins import load_transport
-from vsync.settings import PRESETS, DaemonSection, NodeSection, RingSettings
+from vsync.settings import DaemonSection, NodeSection, RingSettings
 from vsync.vocabulary import NODE_ID_MAX
-from vsync_cli.explain import fields_of, to_toml
+from vsync_cli.explain import meanings_of, to_toml
 
-WIDTH = 96
+WIDTH: Final = 96
+
+WRITTEN: Final[dict[str, set[str]]] = {
+    "node": {"id"},
+    "ring": {"name", "transport", "preset"},
+    "transport.udp": {"bind"},
+    "daemon": set(),
+}
+"""What is not commented out: what a user should look at first."""
 
 
 @click.command()
@@ -39,10 +47,13 @@ WIDTH = 96
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 def init(file: Path, node: int, ring: str, bind: str, force: bool) -> None:
     """Write a settings FILE (node.toml) in which every setting is explained. It asks nothing."""
-    transport = load_transport("udp").SETTINGS
-    checked(RingSettings, name=ring)
-    checked(transport, bind=bind)
-    text = "\n".join(lines(transport, node, ring, bind)) + "\n"
+    sections = {
+        "node": made(NodeSection, id=node),
+        "ring": made(RingSettings, name=ring, transport="udp", preset="lan"),
+        "transport.udp": made(load_transport("udp").SETTINGS, bind=bind),
+        "daemon": made(DaemonSection),
+    }
+    text = "\n".join(lines(sections)) + "\n"
     try:
         with file.open("w" if force else "x", encoding="utf-8") as opened:
             opened.write(text)
@@ -53,47 +64,33 @@ def init(file: Path, node: int, ring: str, bind: str, force: bool) -> None:
     click.echo(f"{file} is written. Look at it, then: vsync run -c {file}")
 
 
-def checked(model: type[BaseModel], **values: Any) -> None:
-    """Raise MisuseError if the file would not be understood with these values."""
+def made(model: type[BaseModel], **values: Any) -> BaseModel:
+    """Make a section. Raises MisuseError if the file would not be understood with these values."""
     try:
-        model.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         said = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-        raise MisuseError(said) from error
+        raise MisuseError(f"{', '.join(map(repr, values.values()))}: {said}") from error
 
 
-def lines(transport: type[BaseModel], node: int, ring: str, bind: str) -> Iterator[str]:
-    """The lines of the file."""
+def lines(sections: Mapping[str, BaseModel]) -> Iterator[str]:
+    """The lines of the file: what was given as it is, everything else commented out."""
     yield from comment(
         "Settings of one vsync node. What is commented out shows its default. `vsync check` "
         "explains what is in effect; units are at the end of the names."
     )
-    yield from section("node", NodeSection, {"id": node})
-    yield from section(
-        "ring", RingSettings, {"name": ring, "transport": "udp", "preset": "lan"}, PRESETS["lan"]
-    )
-    yield from section("transport.udp", transport, {"bind": bind})
-    yield from section("daemon", DaemonSection, {})
-
-
-def section(
-    heading: str,
-    model: type[BaseModel],
-    values: dict[str, Any],
-    preset: dict[str, Any] | None = None,
-) -> Iterator[str]:
-    """The lines of one section: *values* as they are, everything else commented out."""
-    yield ""
-    yield f"[{heading}]"
-    for setting in fields_of(heading, model):
+    for heading, settings in sections.items():
         yield ""
-        yield from comment(setting.meaning)
-        if setting.name in values:
-            yield f"{setting.name} = {to_toml(values[setting.name])}"
-        else:
-            default = (preset or {}).get(setting.name, setting.value)
-            example = "   (not set by default)" if default is None else to_toml(default)
-            yield f"#{setting.name} = {example}"
+        yield f"[{heading}]"
+        meanings = meanings_of(type(settings))
+        for name in type(settings).model_fields:
+            value = getattr(settings, name)
+            yield ""
+            yield from comment(meanings.get(name, ""))
+            if name in WRITTEN[heading]:
+                yield f"{name} = {to_toml(value)}"
+            else:
+                yield f"#{name} = {'   (not set by default)' if value is None else to_toml(value)}"
 
 
 def comment(text: str) -> Iterator[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 import anyio
 import rich_click as click
 
-import vsync
 from vsync.vocabulary import GroupKey, Guarantee, Priority
 from vsync_cli.parameters import GROUP, json_option, socket_option
 from vsync_cli.render import show_json
