@@ -63,8 +63,8 @@ MUTATIONS = (
     Mutation(
         "messages of lost senders beyond a gap are delivered",
         "engine/log.py",
-        " and frame.sender in owed",
-        "",
+        "            if seq <= self.aru or frame.sender in owed:",
+        "            if True:",
     ),
     Mutation(
         "nothing is delivered in the transitional configuration",

@@ -115,12 +115,17 @@ class Log:
     def deliver_transitional(
         self, configuration: Configuration, owed: AbstractSet[NodeId]
     ) -> list[Delivery]:
-        """What is left, in the transitional configuration: gaps skipped, messages of senders
-        outside *owed* dropped, since they may depend on one that is lost."""
+        """What is left, in the transitional configuration.
+
+        Beyond the first gap, messages of senders outside *owed* are dropped, since they may depend
+        on one that is lost.
+        """
         out: list[Delivery] = []
         for seq in range(self.delivered + 1, self.high + 1):
             frame = self._frames.get(seq)
-            if type(frame) is Data and frame.guarantee >= Guarantee.AGREED and frame.sender in owed:
+            if type(frame) is not Data or frame.guarantee < Guarantee.AGREED:
+                continue
+            if seq <= self.aru or frame.sender in owed:
                 self._stream(frame).ordered(frame, configuration, out)
         self.delivered = self.high
         return out

@@ -224,6 +224,7 @@ class Ordering(ABC):
 
     def _visit(self, token: Token, now: float) -> None:
         """All that this node does with the token, and the token's way on."""
+        settings = self._settings
         recovering = self._attempt if self.state is State.RECOVERY else None
         if recovering is not None:
             visit = self._rotation.work(
@@ -245,17 +246,19 @@ class Ordering(ABC):
                 token,
                 self._next_data,
                 self._packer.backlog_frames,
-                accelerated=self._settings.accelerated_frames,
+                accelerated=settings.accelerated_frames,
                 may_send=token.blocked_by == 0,
                 now=now,
             )
             self._log.release()
         self._forget_stable()
         self._send(visit.before)
-        self._pass_token(token, now)
+        # While rings form nobody holds the token, so a silence is a loss sooner.
+        longest_s = settings.token_resend_s if recovering is None else settings.join_s
+        self._pass_token(token, longest_s, now)
         self._send(visit.after)
         stuck = self._rotation.stuck_since
-        if stuck is not None and now - stuck > self._settings.receive_failed_s:
+        if stuck is not None and now - stuck > settings.receive_failed_s:
             self._give_up_receiving(now)
 
     def _mark_blocked(self, token: Token) -> None:
@@ -265,7 +268,7 @@ class Ordering(ABC):
             token.blocked_by = 0
         self.blocked_by = NodeId(token.blocked_by) if token.blocked_by else None
 
-    def _pass_token(self, token: Token, now: float) -> None:
+    def _pass_token(self, token: Token, resend_longest_s: float, now: float) -> None:
         members = self._commit.members if self._commit is not None else self._members
         successor = self._successor(members)
         if successor == self.node:
@@ -274,7 +277,7 @@ class Ordering(ABC):
         packet = self._codec.token(token)
         self._saved_token = (self._neighbours.address(successor), packet)
         self._send_to(successor, packet)
-        self._resend_s = self._rotation.resend_s(self._settings.token_resend_s)
+        self._resend_s = self._rotation.resend_s(resend_longest_s)
         self._timers.start(Timer.TOKEN_RESEND, now + self._resend_s)
 
     def _resend_token(self, now: float) -> None:
