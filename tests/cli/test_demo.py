@@ -49,7 +49,7 @@ def test_what_the_nodes_wrote_is_kept_when_asked_for(tmp_path: Path) -> None:
     script = "settle; send 2 good morning; wait 0.5"
     done = vsync("demo", "--script", script, "--messages", "--rate", "0", "--keep", kept)
     assert done.returncode == 0, (done.stdout, done.stderr)
-    assert done.stdout.count("message 1: good morning") == 3
+    assert done.stdout.count("message 1 from 2: good morning") == 3
     traces = sorted(kept.glob("*.jsonl"))
     assert len(traces) == 3
     assert vsync("trace", "check", *traces).returncode == 0

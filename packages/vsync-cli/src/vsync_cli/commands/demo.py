@@ -45,7 +45,7 @@ hold every property of Extended Virtual Synchrony.
 @click.option(
     "--rate",
     type=click.FloatRange(min=0, max=50),
-    default=1.0,
+    default=2.0,
     show_default=True,
     metavar="NUMBER",
     help="How many messages each node sends in a second.",

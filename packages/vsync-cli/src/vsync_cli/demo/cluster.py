@@ -182,7 +182,7 @@ class Cluster:
                 next_at = anyio.current_time() + (self._interval_s or 0)
             self._counts[node.node] += 1
             count = self._counts[node.node]
-            text = wanted or f"number {count} of {node.node}"
+            text = wanted or f"hello {count}"
             guarantee = Guarantee.SAFE if count % 2 else Guarantee.AGREED
             message = await session.send(text.encode(), GROUP, guarantee=guarantee)
             self.texts[str(message)] = text

@@ -14,11 +14,14 @@ IN_TOTAL_ORDER: Final = ("agreed", "safe")
 
 
 class Shown(NamedTuple):
-    """One delivered message. *number* counts agreed and safe ones within a configuration."""
+    """One delivered message. *number* counts agreed and safe ones within a configuration.
+
+    A configuration among the messages, at its place, has its id as *message* and no *sender*.
+    """
 
     number: int | None
     message: str
-    sender: int
+    sender: int | None
     guarantee: str
 
 
@@ -60,6 +63,7 @@ class Follower:
             case "configuration":
                 self.configuration = line
                 self.configurations.append(line)
+                self.messages.append(Shown(None, line["id"], None, line["kind"]))
                 if line["kind"] == "regular":
                     self._numbered = 0
             case "deliver":

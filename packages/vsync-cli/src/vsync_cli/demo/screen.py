@@ -149,11 +149,17 @@ class Screen:
         lines.append(Text("messages (number in the total order)", style="underline"))
         room = max(0, height - len(lines))
         for shown in list(follower.messages)[-room:] if room else []:
+            if shown.sender is None:
+                lines.append(Text(f"──── {shown.guarantee} {shown.message} ────", style="dim"))
+                continue
             number = "-" if shown.number is None else str(shown.number)
             text = self._cluster.texts.get(shown.message, shown.message)
             lines.append(
                 Text.assemble(
-                    (f"{number:>4} ", "cyan"), f"{text} ", (f"({shown.guarantee})", "dim")
+                    (f"{number:>4} ", "cyan"),
+                    (f"{shown.sender}: ", "bold"),
+                    f"{text} ",
+                    (f"({shown.guarantee})", "dim"),
                 )
             )
         for line in lines:

@@ -84,7 +84,9 @@ class Teller:
                     number = str(self._numbers[node.node])
                 if self._with_messages:
                     text = self._cluster.texts.get(line["message"], line["message"])
-                    self._tell(f"  node {node.node}: message {number}: {text}")
+                    self._tell(
+                        f"  node {node.node}: message {number} from {line['sender']}: {text}"
+                    )
             case "start":
                 self._numbers[node.node] = 0
                 self._tell(f"  node {node.node}: started, life {line['life']}")
