@@ -62,31 +62,29 @@ class Commands(click.RichGroup):
         """Run the command. What was raised on purpose becomes a sentence; the rest is a bug."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo(err=True)
-            ctx.exit(INTERRUPTED)
-        except BrokenPipeError:
-            # Whoever read our output has enough, as `head` does. What is still in the buffer
-            # would raise once more when the interpreter ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(0)
-        except (VsyncError, BaseExceptionGroup) as error:
-            meant = _raised_on_purpose(error)
-            if meant is None:
-                raise
-            if isinstance(meant, KeyboardInterrupt):
-                click.echo(err=True)
-                ctx.exit(INTERRUPTED)
-            click.echo(f"Error: {_sentence(str(meant))}", err=True)
-            ctx.exit(1)
+        except (VsyncError, KeyboardInterrupt, BrokenPipeError, BaseExceptionGroup) as error:
+            match _cause(error):
+                case None:
+                    raise
+                case KeyboardInterrupt():
+                    click.echo(err=True)
+                    ctx.exit(INTERRUPTED)
+                case BrokenPipeError():
+                    # Whoever read our output has enough, as `head` does. What is still in the
+                    # buffer would raise once more when the interpreter ends.
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                    ctx.exit(0)
+                case cause:
+                    click.echo(f"Error: {_sentence(str(cause))}", err=True)
+                    ctx.exit(1)
 
 
-def _raised_on_purpose(error: BaseException) -> BaseException | None:
-    """The error to tell, if a group of tasks failed with nothing but such; else ``None``."""
+def _cause(error: BaseException) -> BaseException | None:
+    """What to tell. Of a group of tasks: the first, unless one of them failed by a bug."""
     if isinstance(error, BaseExceptionGroup):
-        found = [_raised_on_purpose(part) for part in error.exceptions]
+        found = [_cause(part) for part in error.exceptions]
         return None if None in found else found[0]
-    return error if isinstance(error, VsyncError | KeyboardInterrupt) else None
+    return error if isinstance(error, VsyncError | KeyboardInterrupt | BrokenPipeError) else None
 
 
 def _sentence(text: str) -> str:

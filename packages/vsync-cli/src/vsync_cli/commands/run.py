@@ -2,8 +2,9 @@
 
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.abc
@@ -84,17 +85,36 @@ async def run_node(settings: NodeSettings, trace: Path | None, socket: Path) -> 
 def first_line(settings: NodeSettings, node: vsync.Node, socket: Path) -> str:
     """Say in one line what runs here."""
     status = node.status()
-    transport = dict(status["transport"])
-    address = transport.get("address") or ""
     parts = [
         f"node {node.id}",
         f'ring "{settings.ring.name}"',
-        f"transport {settings.ring.transport}{f' ({address})' if address else ''}",
+        f"transport {describe_transport(status['transport'])}",
         f"preset {settings.ring.preset}",
         f"socket {socket}",
         *(f"warning: {warning}" for warning in status["warnings"]),
     ]
     return "; ".join(parts)
+
+
+def describe_transport(status: Mapping[str, Any]) -> str:
+    """A transport's name and addresses, as far as it has any; those of the one inside another."""
+    facts = []
+    if status.get("interface"):
+        facts.append(f"interface {status['interface']}")
+    if status.get("address"):
+        facts.append(f"address {_place(status['address'])}")
+    if status.get("group"):
+        facts.append(f"group {_place([status['group'], status.get('port', '')])}")
+    if isinstance(status.get("inner"), Mapping):
+        facts.append(f"around {describe_transport(status['inner'])}")
+    return f"{status['scheme']} ({', '.join(facts)})" if facts else str(status["scheme"])
+
+
+def _place(address: object) -> str:
+    if not isinstance(address, list | tuple):
+        return str(address)
+    host, *rest = map(str, address)
+    return ":".join([f"[{host}]" if ":" in host else host, *rest])
 
 
 async def tell_configurations(node: vsync.Node) -> None:
