@@ -1,0 +1,404 @@
+"""A whole cluster in virtual time: real engines, a simulated network, one seed.
+
+    cluster = Cluster(nodes=3, seed=7)
+    cluster.start()
+    cluster.settle()
+    cluster.submit(1, 100)
+    cluster.crash(2)
+    cluster.settle()
+    assert cluster.check(quiet=True).holds
+
+The same calls with the same seed give the same trace, always. Nothing here reads a clock. An
+exception in an engine is not caught: it is a bug.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final, TypeAlias
+
+from vsync.engine import Engine, MemoryStore, State
+from vsync.events import Delivery
+from vsync.settings import RingSettings
+from vsync.testing.history import History
+from vsync.testing.network import NEVER, Inbox, Network
+from vsync.testing.properties import Findings, check
+from vsync.trace import digest
+from vsync.vocabulary import GroupKey, Guarantee, MessageId, NodeId, Priority
+
+Line: TypeAlias = dict[str, Any]
+"""A line of a trace, as the fields of its JSON object."""
+
+RECEIVE_BATCH: Final = 128
+"""Packets that a node takes in at once, as transports bound it."""
+
+WORK_MIN_S: Final = 10e-6
+WORK_MAX_S: Final = 60e-6
+"""How long a node is busy with one batch; what arrives in the meantime waits and is the next."""
+
+LEAVE_WAIT_S: Final = 2.0
+"""How long a leaving node waits for its own messages to be everywhere."""
+
+SETTLE_S: Final = 0.5
+"""How long nothing may change before a cluster counts as settled."""
+
+
+@dataclass(slots=True)
+class Host:
+    """A place where one node lives, dies and lives again."""
+
+    number: int
+    """Its address on the network."""
+    node: NodeId
+    inbox: Inbox
+    store: MemoryStore = field(default_factory=MemoryStore)
+    engine: Engine | None = None
+    """``None``: nothing runs here."""
+    lives: int = 0
+    paused: bool = False
+    busy_until: float = 0.0
+    leave_before: float | None = None
+    """When a leaving node goes, stable or not."""
+
+    @property
+    def life(self) -> int:
+        """This life's number: it grows, and no two hosts share one, even if they share a node id."""
+        return self.lives << 8 | self.number
+
+    def due(self) -> float:
+        """When this node has something to do."""
+        if self.engine is None or self.paused:
+            return NEVER
+        if self.inbox.packets:
+            return self.busy_until
+        deadline = self.engine.poll_timeout()
+        return NEVER if deadline is None else max(self.busy_until, deadline)
+
+
+class Cluster:
+    """Nodes 1 to *nodes* on one network, not started yet.
+
+    *settings* apply to all. *packet_bytes_max* and *receive_buffer_bytes* are the network's.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 3,
+        seed: int = 7,
+        *,
+        settings: RingSettings | None = None,
+        packet_bytes_max: int = 1472,
+        receive_buffer_bytes: int = 4 << 20,
+    ) -> None:
+        self.now = 0.0
+        """Virtual seconds since the cluster was made."""
+        self.lines: list[Line] = []
+        """The trace of all nodes, in the order of time."""
+        self.hosts: dict[int, Host] = {}
+        self.random = Random(seed)
+        self.network = Network(self.random, receive_buffer_bytes)
+        self.on_line: Callable[[Host, Line], None] | None = None
+        """Told of every line of the trace as it happens."""
+        self._settings = settings or RingSettings()
+        self._packet_bytes_max = packet_bytes_max
+        self._receive_buffer_bytes = receive_buffer_bytes
+        for node in range(1, nodes + 1):
+            self.add(node, NodeId(node))
+
+    def add(self, number: int, node: NodeId) -> Host:
+        """Add a host; *node* may be the id of another host's node, by mistake."""
+        host = Host(number, node, self.network.attach(number))
+        self.hosts[number] = host
+        return host
+
+    # --- life and death -------------------------------------------------------------------------
+
+    def start(self, *numbers: int) -> None:
+        """Start these hosts' nodes, or all. One that runs already goes on."""
+        for number in numbers or sorted(self.hosts):
+            host = self.hosts[number]
+            if host.engine is not None:
+                continue
+            host.lives += 1
+            host.inbox.clear()
+            host.paused = False
+            host.leave_before = None
+            host.busy_until = self.now
+            host.engine = Engine(
+                host.node,
+                host.life,
+                self._settings,
+                now=self.now,
+                packet_bytes_max=self._packet_bytes_max,
+                receive_buffer_bytes=self._receive_buffer_bytes,
+                store=host.store,
+            )
+            self._trace(
+                host, "start", version="0", transport="simulated", ring=self._settings.name
+            )
+            host.engine.start(self.now)
+            self._take_outputs(host)
+
+    def crash(self, *numbers: int) -> None:
+        """Kill these nodes: nothing of them remains but the ring number that they stored."""
+        for number in numbers:
+            host = self.hosts[number]
+            host.engine = None
+            host.paused = False
+            host.inbox.clear()
+
+    def restart(self, *numbers: int) -> None:
+        """Kill these nodes if they run, and start them as new lives."""
+        self.crash(*numbers)
+        self.start(*numbers)
+
+    def pause(self, *numbers: int) -> None:
+        """Stop these nodes as SIGSTOP does: packets wait for them, up to the receive buffer."""
+        for number in numbers:
+            self.hosts[number].paused = self.hosts[number].engine is not None
+
+    def resume(self, *numbers: int) -> None:
+        """Let these nodes, or all, go on as SIGCONT does."""
+        for number in numbers or sorted(self.hosts):
+            self.hosts[number].paused = False
+
+    def leave(self, *numbers: int) -> None:
+        """Let these nodes leave once their messages are everywhere; after 2 s they go anyway."""
+        for number in numbers:
+            host = self.hosts[number]
+            if host.engine is not None:
+                host.leave_before = self.now + LEAVE_WAIT_S
+                if not host.paused:
+                    self._maybe_leave(host)
+
+    def block(self, number: int, blocked: bool) -> None:
+        """Say that this node's application is too slow to read, or no more."""
+        host = self.hosts[number]
+        if host.engine is not None and not host.paused:
+            host.engine.set_blocked(blocked, self.now)
+            self._take_outputs(host)
+
+    # --- messages -------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        number: int,
+        payload: bytes | int,
+        guarantee: Guarantee = Guarantee.AGREED,
+        priority: Priority = Priority.MEDIUM,
+        group: str = "load",
+    ) -> MessageId | None:
+        """Send a message, or one of that many random bytes; its id.
+
+        ``None`` if that node does not run, is paused or leaving, or has no configuration yet.
+        """
+        host = self.hosts[number]
+        engine = host.engine
+        if (
+            engine is None
+            or host.paused
+            or host.leave_before is not None
+            or engine.configuration is None
+        ):
+            return None
+        if isinstance(payload, int):
+            payload = self.random.randbytes(payload)
+        key = GroupKey.from_name(group)
+        message = engine.submit([key], payload, guarantee, priority, self.now)
+        self._trace(
+            host,
+            "send",
+            message=str(message),
+            groups=[key.hex()],
+            guarantee=guarantee.word,
+            priority=priority.word,
+            size=len(payload),
+            digest=digest(payload),
+        )
+        self._take_outputs(host)
+        return message
+
+    # --- the network ----------------------------------------------------------------------------
+
+    def partition(self, *sides: Collection[int]) -> None:
+        """See ``Network.partition``."""
+        self.network.partition(*sides)
+
+    def cut(self, sender: int, receiver: int) -> None:
+        """See ``Network.cut``."""
+        self.network.cut(sender, receiver)
+
+    def heal(self) -> None:
+        """See ``Network.heal``."""
+        self.network.heal()
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def run(self, seconds: float) -> None:
+        """Let that much virtual time pass."""
+        end = self.now + seconds
+        while (due := self._due()) <= end:
+            self._advance(due)
+        self.now = end
+
+    def run_until(self, condition: Callable[[], bool], most_s: float = 10.0) -> bool:
+        """Run until *condition* holds; whether it did within that time."""
+        end = self.now + most_s
+        while not condition():
+            due = self._due()
+            if due > end:
+                self.now = end
+                return condition()
+            self._advance(due)
+        return True
+
+    def settle(self, most_s: float = 10.0) -> bool:
+        """Run until nothing changes any more: all that can meet are on one ring, everything sent
+        is everywhere. Whether that came to be within that time.
+        """
+        end = self.now + most_s
+        while self.now < end:
+            before = self._standing()
+            self.run(SETTLE_S)
+            if self._calm() and self._standing() == before:
+                return True
+        return False
+
+    # --- what came of it ------------------------------------------------------------------------
+
+    def running(self) -> list[Host]:
+        """The hosts whose nodes live."""
+        return [host for host in self.hosts.values() if host.engine is not None]
+
+    def engine(self, number: int) -> Engine:
+        """The engine on that host, which must run."""
+        engine = self.hosts[number].engine
+        assert engine is not None, f"nothing runs on host {number}"
+        return engine
+
+    def check(self, *, quiet: bool = False) -> Findings:
+        """Hold the trace against every property. *quiet*: the cluster has settled."""
+        return check(self.history(), quiet=quiet)
+
+    def history(self) -> History:
+        """The trace, read."""
+        running = {(int(host.node), f"{host.life:x}") for host in self.running()}
+        return History.from_lines(self.lines, running=running)
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _due(self) -> float:
+        due = self.network.next_arrival()
+        for host in self.hosts.values():
+            if (its := host.due()) < due:
+                due = its
+        return max(due, self.now)
+
+    def _advance(self, due: float) -> None:
+        self.now = due
+        self.network.arrive(due)
+        for host in self.hosts.values():
+            if host.due() <= due:
+                self._work(host)
+
+    def _work(self, host: Host) -> None:
+        engine = host.engine
+        assert engine is not None
+        if host.inbox.packets:
+            engine.receive(host.inbox.take(RECEIVE_BATCH), self.now)
+        deadline = engine.poll_timeout()
+        if deadline is not None and deadline <= self.now:
+            engine.handle_timeout(self.now)
+        host.busy_until = self.now + self.random.uniform(WORK_MIN_S, WORK_MAX_S)
+        self._take_outputs(host)
+        if host.leave_before is not None:
+            self._maybe_leave(host)
+
+    def _maybe_leave(self, host: Host) -> None:
+        engine = host.engine
+        if engine is None:
+            return
+        stable = engine.unstable == 0
+        if stable or (host.leave_before is not None and host.leave_before <= self.now):
+            engine.leave(self.now)
+            self._take_outputs(host, stop="leave" if stable else None)
+
+    def _take_outputs(self, host: Host, stop: str | None = None) -> None:
+        engine = host.engine
+        assert engine is not None
+        while (burst := engine.poll_transmit()) is not None:
+            self.network.send(host.number, burst, self.now)
+        for event in engine.take_events():
+            if isinstance(event, Delivery):
+                self._trace(
+                    host,
+                    "deliver",
+                    message=str(event.message),
+                    sender=int(event.sender),
+                    configuration=event.configuration.id,
+                    groups=[group.hex() for group in event.groups],
+                    guarantee=event.guarantee.word,
+                    size=len(event.payload),
+                    digest=digest(event.payload),
+                )
+            else:
+                configuration = event.configuration
+                fields: Line = {
+                    "id": configuration.id,
+                    "kind": configuration.kind.value,
+                    "members": list(configuration.members),
+                    "joined": list(configuration.joined),
+                    "left": list(configuration.left),
+                }
+                if configuration.next is not None:
+                    fields["next"] = configuration.next
+                self._trace(host, "configuration", **fields)
+        if engine.state is State.LEFT:
+            if stop is not None:
+                self._trace(host, "stop", reason=stop)
+            host.engine = None
+            host.inbox.clear()
+
+    def _trace(self, host: Host, event: str, **fields: Any) -> None:
+        line: Line = {
+            "t": round(self.now * 1e9),
+            "node": int(host.node),
+            "life": f"{host.life:x}",
+            "event": event,
+            **fields,
+        }
+        self.lines.append(line)
+        if self.on_line is not None:
+            self.on_line(host, line)
+
+    def _standing(self) -> tuple[object, ...]:
+        return (
+            len(self.lines),
+            tuple((host.number, host.engine and host.engine.configuration) for host in self._live),
+        )
+
+    def _calm(self) -> bool:
+        """Everything sent is everywhere, and all who can hear each other are on one ring."""
+        live = self._live
+        for host in live:
+            engine = host.engine
+            assert engine is not None
+            if engine.state is not State.OPERATIONAL or engine.unstable:
+                return False
+        cuts = self.network.cuts
+        return all(
+            (one.number, other.number) in cuts
+            or (other.number, one.number) in cuts
+            or _members(one) == _members(other)
+            for one in live
+            for other in live
+        )
+
+    @property
+    def _live(self) -> Iterable[Host]:
+        return [host for host in self.running() if not host.paused]
+
+
+def _members(host: Host) -> tuple[NodeId, ...]:
+    assert host.engine is not None
+    return host.engine.members

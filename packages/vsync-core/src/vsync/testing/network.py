@@ -1,0 +1,204 @@
+"""A network in virtual time: it loses, repeats, delays and reorders packets, all from one seed.
+
+Addresses are host numbers. What every path does to packets is in ``Conditions``; which paths carry
+nothing is in ``cuts``; and ``Rule`` picks single frames out, by the type byte of their header.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from random import Random
+from typing import Final
+
+from vsync.transport import Burst, Packet
+from vsync.wire.header import FrameType
+
+TYPE_OFFSET: Final = 3
+"""Where a packet's header has its frame type."""
+
+PACKET_OVERHEAD_BYTES: Final = 256
+"""What a waiting packet takes of a receive buffer beyond its own bytes, as kernels count."""
+
+NEVER: Final = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What every path does to packets. Times in seconds, shares from 0 to 1."""
+
+    latency_min_s: float = 0.0001
+    latency_max_s: float = 0.0004
+    """Drawn for each packet, so that packets overtake each other."""
+    loss: float = 0.0
+    duplication: float = 0.0
+    spikes: float = 0.0
+    """Share of packets that take up to ``spike_s`` longer."""
+    spike_s: float = 0.02
+
+
+class Action(Enum):
+    """What a rule does with the packets it picks."""
+
+    DROP = auto()
+    REPEAT = auto()  #: deliver it, and a second time a little later
+    DELAY = auto()  #: deliver it ``delay_s`` later
+
+
+@dataclass(slots=True, kw_only=True)
+class Rule:
+    """Picks the next *count* packets that fit; ``None`` fits all."""
+
+    action: Action
+    frame: FrameType | None = None
+    sender: int | None = None
+    receiver: int | None = None
+    count: int = 1
+    delay_s: float = 0.01
+
+    def fits(self, packet: bytes, sender: int, receiver: int) -> bool:
+        """Whether this rule is about that packet."""
+        return (
+            (self.frame is None or packet[TYPE_OFFSET] == self.frame)
+            and self.sender in (None, sender)
+            and self.receiver in (None, receiver)
+        )
+
+
+@dataclass(slots=True)
+class Inbox:
+    """One host's receive buffer."""
+
+    bytes_max: int
+    packets: deque[Packet] = field(default_factory=deque)
+    held_bytes: int = 0
+    overflowed: int = 0
+
+    def put(self, packet: Packet) -> None:
+        """Queue it, or lose it if the buffer is full."""
+        size = len(packet.data) + PACKET_OVERHEAD_BYTES
+        if self.held_bytes + size > self.bytes_max:
+            self.overflowed += 1
+            return
+        self.held_bytes += size
+        self.packets.append(packet)
+
+    def take(self, most: int) -> list[Packet]:
+        """The oldest packets."""
+        taken = [self.packets.popleft() for _ in range(min(most, len(self.packets)))]
+        self.held_bytes -= sum(len(packet.data) + PACKET_OVERHEAD_BYTES for packet in taken)
+        return taken
+
+    def clear(self) -> None:
+        """Lose all that waits: the host died."""
+        self.packets.clear()
+        self.held_bytes = 0
+
+
+class Network:
+    """Carries packets between hosts. All times are virtual seconds."""
+
+    def __init__(self, random: Random, receive_buffer_bytes: int) -> None:
+        self.conditions = Conditions()
+        self.cuts: set[tuple[int, int]] = set()
+        """Paths that carry nothing, each as (from, to)."""
+        self.rules: list[Rule] = []
+        self.inboxes: dict[int, Inbox] = {}
+        self.latest: dict[tuple[int, FrameType], bytes] = {}
+        """The last packet of each type that each host sent."""
+        self._random = random
+        self._receive_buffer_bytes = receive_buffer_bytes
+        self._flying: list[tuple[float, int, int, int, bytes]] = []
+        self._sent = 0
+
+    def attach(self, host: int) -> Inbox:
+        """Give *host* a place on the network."""
+        self.inboxes[host] = inbox = Inbox(self._receive_buffer_bytes)
+        return inbox
+
+    # --- faults ---------------------------------------------------------------------------------
+
+    def cut(self, sender: int, receiver: int) -> None:
+        """From now on nothing that *sender* sends reaches *receiver*."""
+        self.cuts.add((sender, receiver))
+
+    def partition(self, *sides: Collection[int]) -> None:
+        """Cut every path between different sides; hosts on no side are one more side.
+
+        Paths that were cut before stay cut, so partitions overlap.
+        """
+        side_of = {host: number for number, side in enumerate(sides, 1) for host in side}
+        for sender in self.inboxes:
+            for receiver in self.inboxes:
+                if side_of.get(sender, 0) != side_of.get(receiver, 0):
+                    self.cuts.add((sender, receiver))
+
+    def heal(self) -> None:
+        """Every path carries everything again; conditions and rules are gone."""
+        self.cuts.clear()
+        self.rules.clear()
+        self.conditions = Conditions()
+
+    # --- packets --------------------------------------------------------------------------------
+
+    def send(self, sender: int, burst: Burst, now: float) -> None:
+        """Take a burst over; packets to everyone do not come back to their sender."""
+        receivers: Iterable[int]
+        if burst.destination is None:
+            receivers = [host for host in self.inboxes if host != sender]
+        else:
+            assert isinstance(burst.destination, int)
+            receivers = [burst.destination]
+        for data in burst.packets:
+            packet = bytes(data)
+            self.latest[sender, FrameType(packet[TYPE_OFFSET])] = packet
+            for receiver in receivers:
+                if (sender, receiver) not in self.cuts:
+                    self._carry(packet, sender, receiver, now)
+
+    def inject(self, packet: bytes, sender: int, receiver: int, now: float) -> None:
+        """Send any bytes, past all faults."""
+        self._fly(packet, sender, receiver, now + self.conditions.latency_min_s)
+
+    def next_arrival(self) -> float:
+        """When the next packet arrives; infinity if none flies."""
+        return self._flying[0][0] if self._flying else NEVER
+
+    def arrive(self, now: float) -> None:
+        """Put what has arrived by *now* into the receive buffers."""
+        while self._flying and self._flying[0][0] <= now:
+            _, _, sender, receiver, packet = heapq.heappop(self._flying)
+            inbox = self.inboxes.get(receiver)
+            if inbox is not None:
+                inbox.put(Packet(packet, sender))
+
+    def _carry(self, packet: bytes, sender: int, receiver: int, now: float) -> None:
+        random, conditions = self._random, self.conditions
+        copies = 1
+        delay_s = 0.0
+        rule = next((rule for rule in self.rules if rule.fits(packet, sender, receiver)), None)
+        if rule is not None:
+            rule.count -= 1
+            if rule.count <= 0:
+                self.rules.remove(rule)
+            match rule.action:
+                case Action.DROP:
+                    return
+                case Action.REPEAT:
+                    copies = 2
+                case Action.DELAY:
+                    delay_s = rule.delay_s
+        if conditions.loss and random.random() < conditions.loss:
+            return
+        if conditions.duplication and random.random() < conditions.duplication:
+            copies += 1
+        for _ in range(copies):
+            latency_s = delay_s + random.uniform(conditions.latency_min_s, conditions.latency_max_s)
+            if conditions.spikes and random.random() < conditions.spikes:
+                latency_s += random.uniform(0, conditions.spike_s)
+            self._fly(packet, sender, receiver, now + latency_s)
+
+    def _fly(self, packet: bytes, sender: int, receiver: int, arrives_at: float) -> None:
+        self._sent += 1
+        heapq.heappush(self._flying, (arrives_at, self._sent, sender, receiver, packet))
