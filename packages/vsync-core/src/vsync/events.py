@@ -10,7 +10,10 @@ from vsync.vocabulary import Configuration, GroupKey, Guarantee, MessageId, Node
 
 
 class Delivery(NamedTuple):
-    """A message, at its place in the order. (A named tuple: made once a message, so it must be cheap.)"""
+    """A message, at its place in the order.
+
+    A named tuple, since it is made once a message and must be cheap.
+    """
 
     message: MessageId
     groups: tuple[GroupKey, ...]

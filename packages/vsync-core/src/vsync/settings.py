@@ -3,9 +3,13 @@
 Units are at the end of each name. Presets are written as the difference from ``lan``.
 """
 
+import os
+from pathlib import Path
 from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vsync.vocabulary import NODE_ID_MAX
 
 MESSAGE_BYTES_LIMIT: Final = 64 * 2**20
 """No setting may allow a larger message: reassembly memory is bounded by it."""
@@ -108,3 +112,51 @@ class RingSettings(Strict):
         if self.join_s * 2 > self.consensus_s:
             raise ValueError("consensus_s must allow at least two times join_s")
         return self
+
+
+def default_state_dir() -> Path:
+    """Where a node keeps what must outlive it, when nobody says so: this user's state directory."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/vsync")
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "vsync"
+
+
+class NodeSection(Strict):
+    """``[node]``: this node alone."""
+
+    id: int = Field(ge=1, le=NODE_ID_MAX)
+    """This node's number, different on every node of the ring."""
+
+    state_dir: str | None = None
+    """Directory for what must outlive a crash (the number of the last ring). Without it:
+    ``/var/lib/vsync`` for root, else ``vsync`` in the user's state directory."""
+
+    drain_s: float = Field(default=2.0, ge=0, le=600)
+    """How long a closing node waits until all that it accepted is known to be everywhere."""
+
+
+class DaemonSection(Strict):
+    """``[daemon]``: how local programs reach this node."""
+
+    socket: str | None = None
+    """Path of the Unix socket. Without it: a place of this user's own."""
+
+    client_stuck_s: float = Field(default=10.0, ge=0.1, le=3600)
+    """A local program that holds up the ring for so long, since it does not read, is cut off."""
+
+
+class NodeSettings(Strict):
+    """Everything that a node is told when it opens; what a settings file says."""
+
+    node: NodeSection
+    ring: RingSettings = Field(default_factory=RingSettings)
+    transport: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """A section for each transport, by name; read by the transport's own model."""
+    daemon: DaemonSection = Field(default_factory=DaemonSection)
+
+    @property
+    def state_dir(self) -> Path:
+        """The state directory, given or default."""
+        given = self.node.state_dir
+        return default_state_dir() if given is None else Path(given)

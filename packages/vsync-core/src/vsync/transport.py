@@ -51,7 +51,7 @@ class Transport(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Acquire sockets or devices. Raises TransportFailed with a sentence that says what to do."""
+        """Acquire sockets or devices. Raises TransportFailed: a sentence that says what to do."""
 
     @abstractmethod
     def close(self) -> None:

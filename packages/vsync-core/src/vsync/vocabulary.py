@@ -112,7 +112,7 @@ class GroupKey:
 
 
 class MessageId(NamedTuple):
-    """Names one message for ever: which life of which node accepted it, and where it stood there."""
+    """Names one message for ever: the life of the node that accepted it, and its place there."""
 
     node: NodeId
     life: int

@@ -1,0 +1,436 @@
+"""Driver: the thread that owns a node's engine and transport.
+
+It waits for packets, commands and deadlines, takes everything in, and lets everything out: send
+lines of the trace reach the kernel before the packets that they tell of, deliveries before the
+application. No event loop is involved, so an application that blocks its own does not stop the
+ring.
+"""
+
+import contextlib
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
+
+from vsync.engine import Engine, State
+from vsync.errors import NodeClosed, Undelivered, VsyncError
+from vsync.events import ConfigurationChanged, Delivery, Event
+from vsync.runtime.mailbox import Mailbox
+from vsync.trace import TraceWriter, digest
+from vsync.transport import Transport
+from vsync.vocabulary import GroupKey, Guarantee, MessageId, Priority
+
+BATCHES_PER_TURN: Final = 32
+"""Batches taken from the transport before commands and deliveries get their turn."""
+
+Result = TypeVar("Result")
+Command = Callable[[float], object]
+
+
+class Submission:
+    """Messages on their way to the engine, all alike but for their payloads."""
+
+    __slots__ = ("first", "groups", "guarantee", "payloads", "priority", "size")
+
+    def __init__(
+        self,
+        groups: Sequence[GroupKey],
+        payloads: Sequence[bytes],
+        guarantee: Guarantee,
+        priority: Priority,
+    ) -> None:
+        self.groups = groups
+        self.payloads = payloads
+        self.guarantee = guarantee
+        self.priority = priority
+        self.size = sum(map(len, payloads))
+        self.first = 0
+
+
+class Driver:
+    """Runs one node. All methods but ``run`` may be called from any thread.
+
+    *notify* is called from the ring's thread, at most once for all news until ``seen``: there are
+    events in a mailbox, room to send, or an end.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        transport: Transport,
+        *,
+        notify: Callable[[], None],
+        trace: TraceWriter | None = None,
+        drain_s: float = 2.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.engine = engine
+        self._transport = transport
+        self._notify = notify
+        self._trace = trace
+        self._drain_s = drain_s
+        self._clock = clock
+        self._mailboxes: list[Mailbox] = []
+        self._inbox: deque[Submission | Command] = deque()
+        self._accepting = threading.Lock()
+        self._counters = [0] * len(Priority)
+        self._submitted_bytes = 0
+        self._taken_bytes = 0
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
+        self._awake = False
+        self._news = False
+        self._room_wanted: int | None = None
+        self._closing_by: float | None = None
+        self.failure: BaseException | None = None
+        """Why the thread ended, if not because it was told to."""
+        self.ended = False
+        self.ready = False
+        """The first configuration was delivered; messages are accepted."""
+        self._thread = threading.Thread(target=self._run, name="vsync ring", daemon=True)
+
+    # --- from other threads ---------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Let the thread run."""
+        self._thread.start()
+
+    def submit(self, submission: Submission) -> list[MessageId]:
+        """Hand messages to the ring; their ids. Look at ``unsent_bytes`` before."""
+        engine = self.engine
+        with self._accepting:
+            if self._closing_by is not None or self.ended:
+                raise self.end_error()
+            first = submission.first = self._counters[submission.priority]
+            count = len(submission.payloads)
+            self._counters[submission.priority] += count
+            self._submitted_bytes += submission.size
+            self._inbox.append(submission)
+        self._wake()
+        return [
+            MessageId(engine.node, engine.life, submission.priority, counter)
+            for counter in range(first, first + count)
+        ]
+
+    def call(self, command: Callable[[float], Result]) -> "Future[Result]":
+        """Have *command* called with the time in the ring's thread; its result to come."""
+        future: Future[Result] = Future()
+
+        def run(now: float) -> None:
+            try:
+                future.set_result(command(now))
+            except BaseException as error:  # whoever waits for the future gets it
+                future.set_exception(error)
+
+        with self._accepting:
+            if self.ended:
+                future.set_exception(self.end_error())
+            else:
+                self._inbox.append(run)
+        self._wake()
+        return future
+
+    def close(self) -> None:
+        """Take no more messages, wait for what was accepted, leave the ring, end the thread."""
+        with self._accepting:
+            if self._closing_by is None:
+                self._closing_by = self._clock() + self._drain_s
+        self._wake()
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait for the thread's end; False if it has not come in time."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def end_error(self) -> BaseException:
+        """What to raise where the node is closed or closing."""
+        return self.failure or NodeClosed("the node is closed; open it again to use it")
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes submitted that have no place in the ring's order yet."""
+        return self._submitted_bytes - self._taken_bytes + self.engine.pending_bytes
+
+    def want_room(self, unsent_bytes_max: int) -> None:
+        """Ask to be notified when ``unsent_bytes`` is down to *unsent_bytes_max*."""
+        self._room_wanted = unsent_bytes_max
+        self._wake()
+
+    def taken(self, mailbox: Mailbox) -> None:
+        """Tell that events were taken from *mailbox*; the ring may have waited for that."""
+        if mailbox.full_since is not None and mailbox.roomy:
+            self._wake()
+
+    def seen(self) -> None:
+        """All news up to now was noticed; the next is to be notified again."""
+        self._news = False
+
+    def attach(self, mailbox: Mailbox) -> "Future[None]":
+        """Let *mailbox* have all events from now on, the current configuration first."""
+
+        def command(now: float) -> None:
+            self._mailboxes.append(mailbox)
+            if self.engine.configuration is not None:
+                mailbox.put([ConfigurationChanged(self.engine.configuration)])
+                self._tell()
+
+        return self.call(command)
+
+    def detach(self, mailbox: Mailbox) -> None:
+        """Let *mailbox* have nothing any more."""
+
+        def command(now: float) -> None:
+            if mailbox in self._mailboxes:
+                self._mailboxes.remove(mailbox)
+
+        self.call(command)
+
+    def _wake(self) -> None:
+        if not self._awake:
+            self._awake = True
+            with contextlib.suppress(OSError):  # full: it will wake; closed: nobody is there
+                self._wake_sender.send(b"\0")
+
+    # --- in the ring's thread -------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:
+            # Whatever ends the thread is raised where the node is used.
+            self.failure = error
+            self._say_farewell()
+        finally:
+            self._end()
+
+    def _loop(self) -> None:
+        engine, transport, clock = self.engine, self._transport, self._clock
+        with selectors.DefaultSelector() as selector:
+            for descriptor in (self._wake_receiver.fileno(), *transport.descriptors()):
+                selector.register(descriptor, selectors.EVENT_READ)
+            engine.start(clock())
+            self._let_out()
+            while not self._finished():
+                selector.select(self._patience())
+                for _ in range(BATCHES_PER_TURN):
+                    packets = transport.receive()
+                    if not packets:
+                        break
+                    engine.receive(packets, clock())
+                    self._transmit()
+                now = clock()
+                self._take_commands(now)
+                deadline = engine.poll_timeout()
+                if deadline is not None and deadline <= now:
+                    engine.handle_timeout(now)
+                self._let_out()
+        if engine.failure is not None:
+            raise engine.failure
+
+    def _patience(self) -> float | None:
+        """How long to wait for packets and commands, in seconds."""
+        deadline = self.engine.poll_timeout()
+        if self._closing_by is not None:
+            deadline = self._closing_by if deadline is None else min(deadline, self._closing_by)
+        if self._inbox:
+            return 0
+        return None if deadline is None else max(0.0, deadline - self._clock())
+
+    def _finished(self) -> bool:
+        """Closed and drained, or past its time, or failed."""
+        engine = self.engine
+        if engine.failure is not None:
+            return True
+        if self._closing_by is None:
+            return False
+        drained = not self._inbox and engine.unstable == 0
+        if not drained and self._clock() < self._closing_by:
+            return False
+        undelivered = engine.unstable
+        self._say_farewell()
+        if drained:
+            self._trace_stop("left")
+        else:
+            self.failure = Undelivered(undelivered)
+        return True
+
+    def _say_farewell(self) -> None:
+        with contextlib.suppress(VsyncError, OSError):
+            if self.engine.state is not State.LEFT:
+                self.engine.leave(self._clock())
+            self._let_out()
+
+    def _take_commands(self, now: float) -> None:
+        if not self._awake and not self._inbox:
+            return
+        with contextlib.suppress(BlockingIOError):
+            self._wake_receiver.recv(64)
+        self._awake = False
+        for _ in range(len(self._inbox)):
+            command = self._inbox.popleft()
+            if isinstance(command, Submission):
+                self._accept(command, now)
+            else:
+                command(now)
+                self._tell()
+        self._watch_mailboxes(now)
+
+    def _accept(self, submission: Submission, now: float) -> None:
+        engine, trace = self.engine, self._trace
+        self._taken_bytes += submission.size
+        for counter, payload in enumerate(submission.payloads, submission.first):
+            message = engine.submit(
+                submission.groups, payload, submission.guarantee, submission.priority, now
+            )
+            assert message.counter == counter
+            if trace is not None:
+                trace.send(
+                    time.monotonic_ns(),
+                    message=str(message),
+                    groups=tuple(group.hex() for group in submission.groups),
+                    guarantee=submission.guarantee.word,
+                    priority=submission.priority.word,
+                    size=len(payload),
+                    digest=digest(payload),
+                )
+
+    def _transmit(self) -> None:
+        if self._trace is not None:
+            self._trace.flush()
+        send, poll = self._transport.send, self.engine.poll_transmit
+        while (burst := poll()) is not None:
+            send(burst)
+
+    def _let_out(self) -> None:
+        self._transmit()
+        events = self.engine.take_events()
+        if events:
+            self._trace_events(events)
+            self._hand_over(events)
+        if self._room_wanted is not None and self.unsent_bytes <= self._room_wanted:
+            self._room_wanted = None
+            self._tell()
+
+    def _hand_over(self, events: list[Event]) -> None:
+        """Give each session what it is to see of *events*."""
+        self.ready = True
+        for mailbox in self._mailboxes:
+            groups = mailbox.groups
+            wanted = [
+                event
+                for event in events
+                if type(event) is not Delivery or not groups.isdisjoint(event.groups)
+            ]
+            if wanted:
+                mailbox.put(wanted)
+        self._watch_mailboxes(self._clock())
+        self._tell()
+
+    def _watch_mailboxes(self, now: float) -> None:
+        """Ask the ring to wait while a session has not taken what it was given."""
+        blocked = False
+        for mailbox in self._mailboxes:
+            if mailbox.full_since is None:
+                if mailbox.full:
+                    mailbox.full_since = now
+            elif mailbox.roomy:
+                mailbox.full_since = None
+            blocked = blocked or mailbox.full_since is not None
+        self.engine.set_blocked(blocked, now)
+
+    def _tell(self) -> None:
+        if not self._news:
+            self._news = True
+            self._notify()
+
+    def _trace_events(self, events: Sequence[Event]) -> None:
+        trace = self._trace
+        if trace is None:
+            return
+        for event in events:
+            if type(event) is Delivery:
+                trace.deliver(
+                    time.monotonic_ns(),
+                    message=str(event.message),
+                    sender=event.message.node,
+                    configuration=event.configuration.id,
+                    groups=tuple(group.hex() for group in event.groups),
+                    guarantee=event.guarantee.word,
+                    size=len(event.payload),
+                    digest=digest(event.payload),
+                )
+            elif type(event) is ConfigurationChanged:
+                configuration = event.configuration
+                trace.configuration(
+                    time.monotonic_ns(),
+                    id=configuration.id,
+                    kind=configuration.kind.value,
+                    members=configuration.members,
+                    joined=configuration.joined,
+                    left=configuration.left,
+                    next=configuration.next,
+                )
+        trace.flush()
+
+    def _trace_stop(self, reason: str) -> None:
+        if self._trace is not None:
+            self._trace.stop(time.monotonic_ns(), reason=reason)
+            self._trace.flush()
+
+    def _end(self) -> None:
+        with self._accepting:
+            self.ended = True
+            left, self._inbox = self._inbox, deque()
+        now = self._clock()
+        for command in left:
+            if not isinstance(command, Submission):
+                command(now)
+        self._transport.close()
+        if self._trace is not None:
+            with contextlib.suppress(VsyncError):
+                self._trace.close()
+        self._wake_receiver.close()
+        self._wake_sender.close()
+        self._news = False
+        self._tell()
+
+    def status(self, now: float) -> dict[str, Any]:
+        """What ``vsync status`` shows of the ring; call it in the ring's thread."""
+        engine = self.engine
+        configuration = engine.configuration
+        transport = dict(self._transport.status)
+        warnings = list(transport.pop("warnings", ()))
+        warnings += [
+            f"session {mailbox.name} has been too slow for {now - mailbox.full_since:.1f} s, "
+            "and the ring waits for it"
+            for mailbox in self._mailboxes
+            if mailbox.full_since is not None
+        ]
+        return {
+            "node": engine.node,
+            "life": f"{engine.life:x}",
+            "state": engine.state.name.lower(),
+            "configuration": None
+            if configuration is None
+            else {
+                "id": configuration.id,
+                "kind": configuration.kind.value,
+                "members": list(configuration.members),
+                "joined": list(configuration.joined),
+                "left": list(configuration.left),
+            },
+            "transport": {"scheme": self._transport.SCHEME, **transport},
+            "window_frames": engine.window_frames,
+            "pending_bytes": engine.pending_bytes,
+            "unstable": engine.unstable,
+            "blocked_by": engine.blocked_by,
+            "sessions": len(self._mailboxes),
+            "counters": engine.counters.as_dict(),
+            "warnings": warnings,
+        }

@@ -1,0 +1,119 @@
+"""What a node keeps on disk: the highest ring number that it may have used, and its last life.
+
+One file, ``ringid_NODE`` in the state directory, as JSON. It is replaced, never changed in place:
+written aside, forced to disk, renamed. The stored number is a mark ahead of what is in use, so that
+most rings form without waiting for the disk; a restart then skips a few numbers.
+"""
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from vsync.errors import StateFailed
+from vsync.vocabulary import NodeId
+
+AHEAD: Final = 64
+"""Ring numbers set aside with one write."""
+
+
+class StateStore:
+    """The durable state of one node, locked for one process at a time.
+
+    Raises StateFailed, here and in ``save``, if the directory cannot be used.
+    """
+
+    def __init__(self, directory: Path, node: NodeId) -> None:
+        self._directory = directory
+        self._path = directory / f"ringid_{node}"
+        self._lock = self._take_lock(node)
+        try:
+            self._mark, life = self._read()
+            self.life = max(time.time_ns(), life + 1)
+            """This life's number: above every earlier one of this node."""
+            self._write(self._mark)
+        except BaseException:
+            self.close()
+            raise
+
+    def load(self) -> int:
+        """The highest ring number that may have been used."""
+        return self._mark
+
+    def save(self, ring_seq: int) -> None:
+        """Make sure that *ring_seq* is never used again after a restart."""
+        if ring_seq > self._mark:
+            self._write(ring_seq + AHEAD)
+            self._mark = ring_seq + AHEAD
+
+    def close(self) -> None:
+        """Let another process have the state."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _take_lock(self, node: NodeId) -> int:
+        path = self._directory / f"lock_{node}"
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateFailed(
+                f"cannot use the state directory {self._directory}: {error.strerror}; "
+                "make it writable for this user, or choose another one with state_dir in [node]"
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise StateFailed(
+                f"node {node} is already running here: process {holder} uses {self._directory}; "
+                "stop it, or give this node another id or state_dir in [node]"
+            ) from error
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        return descriptor
+
+    def _read(self) -> tuple[int, int]:
+        try:
+            text = self._path.read_text(encoding="ascii")
+        except FileNotFoundError:
+            return 0, 0
+        except (OSError, UnicodeDecodeError) as error:
+            raise StateFailed(
+                f"cannot read {self._path}: {error}; make it readable for this user, or remove it "
+                "if no node of this ring is running"
+            ) from error
+        try:
+            fields = json.loads(text)
+            ring_seq, life = fields["ring_seq"], fields["life"]
+            if type(ring_seq) is int and type(life) is int and ring_seq >= 0 <= life:
+                return ring_seq, life
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise StateFailed(
+            f"{self._path} is damaged; remove it if no node of this ring is running "
+            "(else a ring number might be used twice)"
+        )
+
+    def _write(self, ring_seq: int) -> None:
+        aside = self._path.with_name(self._path.name + ".new")
+        try:
+            with open(aside, "w", encoding="ascii") as file:
+                json.dump({"ring_seq": ring_seq, "life": self.life}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, self._path)
+            directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise StateFailed(
+                f"cannot write {self._path}: {error.strerror}; the node cannot join rings without "
+                "it. Free space, or make the directory writable"
+            ) from error

@@ -1,0 +1,139 @@
+"""A node's settings out of a TOML file, with every mistake named by file, line and key."""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from vsync.errors import SettingsError
+from vsync.plugins import load_transport
+from vsync.settings import NodeSettings
+from vsync.transport import Transport
+
+
+def read_settings(path: str | os.PathLike[str]) -> NodeSettings:
+    """Read the settings file *path*, the chosen transport's section included.
+
+    Raises SettingsError with a line for each mistake, and PluginNotFound if the transport that the
+    file names is not installed.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise SettingsError(
+            f"there is no settings file {file}; `vsync init {file}` writes one"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{file} is no text in UTF-8: {error}") from error
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {file}: {error.strerror}") from error
+    try:
+        written = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file} is not valid TOML: {error}") from error
+    try:
+        settings = NodeSettings.model_validate(written)
+    except ValidationError as error:
+        raise SettingsError(_sentences(error, file, text, NodeSettings, ())) from error
+    scheme = settings.ring.transport
+    transport = load_transport(scheme)
+    try:
+        transport.SETTINGS.model_validate(settings.transport.get(scheme, {}))
+    except ValidationError as error:
+        prefix = ("transport", scheme)
+        raise SettingsError(_sentences(error, file, text, transport.SETTINGS, prefix)) from error
+    return settings
+
+
+def transport_of(settings: NodeSettings) -> tuple[type[Transport], BaseModel]:
+    """The chosen transport and its settings. Raises PluginNotFound, SettingsError."""
+    scheme = settings.ring.transport
+    transport = load_transport(scheme)
+    try:
+        return transport, transport.SETTINGS.model_validate(settings.transport.get(scheme, {}))
+    except ValidationError as error:
+        prefix = ("transport", scheme)
+        raise SettingsError(_sentences(error, None, "", transport.SETTINGS, prefix)) from error
+
+
+def _sentences(
+    error: ValidationError,
+    file: Path | None,
+    text: str,
+    model: type[BaseModel],
+    prefix: Sequence[str],
+) -> str:
+    """One line for each mistake."""
+    lines = []
+    for mistake in error.errors():
+        where = [*prefix, *(str(part) for part in mistake["loc"])]
+        number = _line_of(text, where)
+        place = "" if file is None else f"{file}:{number}: " if number else f"{file}: "
+        lines.append(place + _sentence(dict(mistake), where, model, len(prefix)))
+    return "\n".join(lines)
+
+
+def _sentence(
+    mistake: Mapping[str, Any], where: Sequence[str], model: type[BaseModel], skipped: int
+) -> str:
+    name = _name(where)
+    kind = mistake["type"]
+    if kind == "extra_forbidden":
+        known = list(_fields_at(model, where[skipped:-1]))
+        close = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.5)
+        advice = f'did you mean "{close[0]}"?' if close else f"known are {', '.join(known)}"
+        what = "section" if isinstance(mistake.get("input"), dict) else "key"
+        return f"there is no {what} {name}; {advice}"
+    if kind == "missing":
+        return f"{name} is missing; every node needs it"
+    message = str(mistake["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    if kind == "value_error":
+        return f"{name}: {message}" if name else message
+    return f"{name} {message}, not {mistake.get('input')!r}"
+
+
+def _name(where: Sequence[str]) -> str:
+    if not where:
+        return ""
+    section, key = ".".join(where[:-1]), where[-1]
+    return f"{key} in [{section}]" if section else f"[{key}]"
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[str]) -> Sequence[str]:
+    """The names that *model* knows at *path*."""
+    current = model
+    for part in path:
+        field = current.model_fields.get(part)
+        if field is None:
+            return ()
+        kinds = [field.annotation, *get_args(field.annotation)]
+        inner = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not inner:
+            return ()
+        current = inner[0]
+    return tuple(current.model_fields)
+
+
+def _line_of(text: str, where: Sequence[str]) -> int | None:
+    """The line that sets the key *where*, or begins its section; counted from 1."""
+    section: list[str] = []
+    found = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
+        if header:
+            section = [part.strip().strip("\"'") for part in header.group(1).split(".")]
+            if section == list(where[: len(section)]):
+                found = number if found is None or len(section) >= 1 else found
+            continue
+        key = re.match(r"\s*([\w\"'.-]+)\s*=", line)
+        if key:
+            path = [*section, *(part.strip("\"'") for part in key.group(1).split("."))]
+            if path == list(where[: len(path)]):
+                return number
+    return found
