@@ -62,7 +62,7 @@ class Host:
 
     @property
     def life(self) -> int:
-        """This life's number: it grows, and no two hosts share one, even if they share a node id."""
+        """This life's number: it grows, and no two hosts share one, even with the same node id."""
         return self.lives << 8 | self.number
 
     def due(self) -> float:
@@ -133,9 +133,7 @@ class Cluster:
                 receive_buffer_bytes=self._receive_buffer_bytes,
                 store=host.store,
             )
-            self._trace(
-                host, "start", version="0", transport="simulated", ring=self._settings.name
-            )
+            self._trace(host, "start", version="0", transport="simulated", ring=self._settings.name)
             host.engine.start(self.now)
             self._take_outputs(host)
 

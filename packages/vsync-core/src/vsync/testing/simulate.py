@@ -1,0 +1,368 @@
+"""Runs of whole clusters from seeds, each held against every property.
+
+A seed gives settings, a schedule of faults and load (``vsync.testing.faults``) and every throw of
+the network's dice, so the same seed is the same run, always. When the schedule has ended everything
+heals, the cluster must settle, and an idle ring must still deliver at once.
+
+A run that fails has its schedule cut down, step by step, as long as the same property fails.
+
+Use it as ``vsync simulate``, or without that command as ``python -m vsync.testing.simulate``.
+"""
+
+import argparse
+import heapq
+import json
+import multiprocessing
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from vsync.testing.cluster import Cluster, Line
+from vsync.testing.faults import (
+    FAULTS_UNTIL_S,
+    Running,
+    Step,
+    do,
+    random_schedule,
+    random_settings,
+)
+from vsync.vocabulary import Guarantee
+
+SETTLE_MOST_S: Final = 15.0
+"""How long a healed cluster may take to settle."""
+
+PROMPT_S: Final = 0.02
+"""How long a message on an idle ring may take to everyone; below any time for which it holds."""
+
+SHRINK_RUNS: Final = 250
+"""How many runs may be spent to shorten one schedule."""
+
+LINES_BEFORE: Final = 14
+LINES_AFTER: Final = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One thing that went wrong in a run."""
+
+    property: str
+    """The property's number; ``exception``, ``settling`` or ``prompt`` for what is none."""
+    text: str
+    line: int | None = None
+    """Which line of the trace shows it."""
+
+    def __str__(self) -> str:
+        return f"{self.property}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of one run."""
+
+    seed: int
+    nodes: int
+    steps: tuple[Step, ...]
+    failures: tuple[Failure, ...]
+    notes: int
+    """Breaches that no protocol could have avoided."""
+    messages: int
+    deliveries: int
+    configurations: int
+    virtual_s: float
+    lines: tuple[Line, ...] = ()
+    """The trace; left out of runs that were neither asked for it nor failed."""
+    shortened_from: int | None = None
+    """How many steps the schedule had, if some were dropped."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failures
+
+    def describe(self) -> str:
+        """Why it failed and how to see it again; the first line says what failed."""
+        first = self.failures[0]
+        text = [
+            f"seed {self.seed} with {self.nodes} nodes fails {first}",
+            *(f"  also {failure}" for failure in self.failures[1:5]),
+        ]
+        if len(self.failures) > 5:
+            text.append(f"  and {len(self.failures) - 5} more")
+        text.append(
+            f"  replay: vsync simulate --nodes {self.nodes} --seeds {self.seed} --trace DIRECTORY"
+        )
+        rest = "" if self.shortened_from is None else f", of {self.shortened_from}"
+        text.append(f"  what happened ({len(self.steps)} steps{rest} are enough):")
+        text += [f"    {step}" for step in self.steps]
+        at = len(self.lines) - 1 if first.line is None else first.line
+        text.append("  the trace there:")
+        shown = range(max(0, at - LINES_BEFORE), min(len(self.lines), at + LINES_AFTER + 1))
+        text += [f"  {'>' if n == at else ' '} {show_line(self.lines[n])}" for n in shown]
+        return "\n".join(text)
+
+    def write_trace(self, directory: Path) -> Path:
+        """Write one trace a node, and the schedule, into a directory of this run's own."""
+        target = directory / f"seed-{self.seed}-nodes-{self.nodes}"
+        target.mkdir(parents=True, exist_ok=True)
+        by_node: dict[int, list[Line]] = {}
+        for line in self.lines:
+            by_node.setdefault(int(line["node"]), []).append(line)
+        for node, lines in by_node.items():
+            text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+            (target / f"{node}.trace").write_text(text)
+        (target / "steps.txt").write_text("".join(f"{step}\n" for step in self.steps))
+        return target
+
+
+def show_line(line: Line) -> str:
+    """A line of a trace for people."""
+    text = f"{line['t'] / 1e9:.6f} node {line['node']} (life {line['life']}) {line['event']}"
+    match line["event"]:
+        case "configuration":
+            members = " ".join(map(str, line["members"]))
+            return f"{text} {line['id']} {line['kind']}: {members}"
+        case "deliver":
+            return f"{text} {line['message']} {line['guarantee']} in {line['configuration']}"
+        case "send":
+            return f"{text} {line['message']} {line['guarantee']}, {line['size']} bytes"
+    return text
+
+
+# --- one run ------------------------------------------------------------------------------------
+
+
+def simulate(seed: int, nodes: int, steps: Sequence[Step] | None = None) -> Outcome:
+    """Run one seed with that many nodes; with *steps* instead of those that the seed gives."""
+    if steps is None:
+        steps = random_schedule(Random(f"steps {seed} {nodes}"), nodes)
+    settings, packet_bytes_max = random_settings(Random(f"settings {seed} {nodes}"))
+    cluster = Cluster(nodes, seed, settings=settings, packet_bytes_max=packet_bytes_max)
+    failures: list[Failure] = []
+    try:
+        _play(cluster, steps)
+        failures += _end(cluster)
+    except Exception as error:  # whatever it is, it must not end the search for others
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}:{place.lineno} in {place.name}"
+        said = str(error) or place.line
+        failures.append(
+            Failure(property="exception", text=f"{type(error).__name__}: {said} ({where})")
+        )
+    history = cluster.history()
+    findings = cluster.check(quiet=not failures)
+    failures += [
+        Failure(property=breach.property, text=breach.text, line=max(breach.lines, default=None))
+        for breach in findings.violations
+    ]
+    return Outcome(
+        seed=seed,
+        nodes=nodes,
+        steps=tuple(steps),
+        failures=tuple(failures),
+        notes=len(findings.notes),
+        messages=len(history.messages),
+        deliveries=history.deliveries,
+        configurations=len(history.configurations),
+        virtual_s=cluster.now,
+        lines=tuple(cluster.lines),
+    )
+
+
+def _play(cluster: Cluster, steps: Sequence[Step]) -> None:
+    """Do every step at its time, and what it leaves for later."""
+    later: list[tuple[float, int, Callable[[], None]]] = []
+    numbers = count()  # what is due at once is done in the order in which it was planned
+
+    def after(seconds: float, action: Callable[[], None]) -> None:
+        heapq.heappush(later, (cluster.now + seconds, next(numbers), action))
+
+    running = Running(cluster, after)
+    for step in steps:
+        action = partial(do, running, step.words)
+        heapq.heappush(later, (step.at_s, next(numbers), action))
+    while later and later[0][0] <= FAULTS_UNTIL_S:
+        at_s, _, action = heapq.heappop(later)
+        cluster.run(max(0.0, at_s - cluster.now))
+        action()
+    cluster.run(max(0.0, FAULTS_UNTIL_S - cluster.now))
+
+
+def _end(cluster: Cluster) -> Iterator[Failure]:
+    """Heal everything: then the cluster must settle, and stay prompt."""
+    cluster.heal()
+    cluster.resume()
+    for host in cluster.running():
+        cluster.block(host.number, False)
+    if not cluster.settle(SETTLE_MOST_S):
+        standing = ", ".join(
+            f"{host.number} {host.engine.state.name} on {host.engine.members}"
+            for host in cluster.running()
+            if host.engine is not None
+        )
+        yield Failure(
+            property="settling",
+            text=f"{SETTLE_MOST_S:g} s after the last fault the nodes are: {standing}",
+        )
+        return
+    for host in cluster.running():
+        message = cluster.submit(host.number, 100, Guarantee.AGREED)
+        cluster.run(PROMPT_S)
+        reached = {
+            line["node"]
+            for line in cluster.lines[-2 * len(cluster.hosts) :]
+            if line["event"] == "deliver" and line["message"] == str(message)
+        }
+        if len(reached) < len(cluster.running()):
+            yield Failure(
+                property="prompt",
+                text=f"a message of node {host.number} on an idle ring reached only "
+                f"{sorted(reached)} within {PROMPT_S * 1000:g} ms",
+            )
+    cluster.settle()
+
+
+# --- a shorter one ------------------------------------------------------------------------------
+
+
+def shrink(failed: Outcome) -> Outcome:
+    """Drop steps as long as what failed first still fails."""
+    wanted = failed.failures[0].property
+    best = failed
+    runs = 0
+    size = max(1, len(best.steps) // 2)
+    while True:
+        dropped = False
+        first = 0
+        while first < len(best.steps) and runs < SHRINK_RUNS:
+            runs += 1
+            steps = best.steps[:first] + best.steps[first + size :]
+            outcome = simulate(failed.seed, failed.nodes, steps)
+            kept = [failure for failure in outcome.failures if failure.property == wanted]
+            if kept:
+                others = [failure for failure in outcome.failures if failure not in kept]
+                best = replace(outcome, failures=(*kept, *others))
+                dropped = True
+            else:
+                first += size
+        if runs >= SHRINK_RUNS or (size == 1 and not dropped):
+            return replace(best, shortened_from=len(failed.steps))
+        size = max(1, size // 2)
+
+
+# --- many runs ----------------------------------------------------------------------------------
+
+
+def nodes_of(seed: int, nodes: range) -> int:
+    """How many nodes a seed has, where there is a choice."""
+    return nodes[seed % len(nodes)]
+
+
+def _run(seed: int, nodes: int, shorten: bool, keep_lines: bool) -> Outcome:
+    outcome = simulate(seed, nodes)
+    if outcome.holds:
+        return outcome if keep_lines else replace(outcome, lines=())
+    return shrink(outcome) if shorten else outcome
+
+
+def run_seeds(
+    seeds: range,
+    nodes: range,
+    *,
+    processes: int = 1,
+    shorten: bool = True,
+    keep_lines: bool = False,
+) -> Iterator[Outcome]:
+    """Run every seed; the outcomes, in the order in which runs end.
+
+    Close the iterator to stop early. *keep_lines*: also runs in which all holds keep their trace.
+    """
+    if processes <= 1 or len(seeds) <= 1:
+        for seed in seeds:
+            yield _run(seed, nodes_of(seed, nodes), shorten, keep_lines)
+        return
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        waiting: set[Future[Outcome]] = set()
+        rest = iter(seeds)
+        while True:
+            for seed in rest:
+                waiting.add(pool.submit(_run, seed, nodes_of(seed, nodes), shorten, keep_lines))
+                if len(waiting) >= 4 * processes:
+                    break
+            if not waiting:
+                return
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+# --- without the vsync command ------------------------------------------------------------------
+
+
+def _range(end_included: bool) -> Callable[[str], range]:
+    def read(text: str) -> range:
+        found = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text)
+        if found is None:
+            raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor like 3..7")
+        first = int(found[1])
+        end = first + 1 if found[2] is None else int(found[2]) + end_included
+        if end <= first:
+            raise argparse.ArgumentTypeError(f"the range {text} is empty")
+        return range(first, end)
+
+    return read
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run seeds as the command line says; 1 if one fails."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vsync.testing.simulate", description="Run whole clusters from seeds."
+    )
+    parser.add_argument("--nodes", type=_range(True), default=range(3, 8), help="5, or 3..7")
+    parser.add_argument("--seeds", type=_range(False), default=range(100), help="7, or 0..100")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--first", action="store_true", help="stop at the first that fails")
+    parser.add_argument("--no-shrink", action="store_true", help="leave schedules as they are")
+    parser.add_argument("--trace", type=Path, help="write the traces of those that fail here")
+    parser.add_argument("--steps", type=Path, help="this schedule instead of the seeds' own")
+    options = parser.parse_args(arguments)
+    shorten = not options.no_shrink
+    outcomes: Iterator[Outcome]
+    if options.steps is not None:
+        steps = [Step.parse(line) for line in options.steps.read_text().splitlines() if line]
+        outcomes = (simulate(seed, options.nodes[0], steps) for seed in options.seeds)
+    else:
+        outcomes = run_seeds(
+            options.seeds, options.nodes, processes=options.processes, shorten=shorten
+        )
+    ran = failed = 0
+    for outcome in outcomes:
+        ran += 1
+        if outcome.holds:
+            continue
+        failed += 1
+        sys.stdout.write(outcome.describe() + "\n")
+        sys.stdout.flush()
+        if options.trace is not None:
+            sys.stdout.write(f"  trace: {outcome.write_trace(options.trace)}\n")
+        if options.first:
+            break
+    close = getattr(outcomes, "close", None)
+    if close is not None:
+        close()
+    sys.stdout.write(f"{ran} seeds, {failed} failed\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
