@@ -15,6 +15,7 @@ from vsync.daemon import serve
 from vsync.events import ConfigurationChanged
 from vsync.settings import NodeSettings
 from vsync.settings_file import read_settings
+from vsync.vocabulary import NodeId
 from vsync_cli.parameters import SOCKET_VARIABLE
 from vsync_cli.render import configuration_line, write_lines
 from vsync_cli.sockets import check_length, default_socket, prepare_directory
@@ -59,7 +60,7 @@ def choose_socket(settings: NodeSettings, given: Path | None) -> Path:
     configured = settings.daemon.socket
     path = given or (Path(configured) if configured else None)
     if path is None:
-        path = default_socket(settings.ring.name, settings.node.id)
+        path = default_socket(settings.ring.name, NodeId(settings.node.id))
         prepare_directory(path)
     check_length(path)
     return path
@@ -73,7 +74,7 @@ async def run_node(settings: NodeSettings, trace: Path | None, socket: Path) -> 
             anyio.create_task_group() as tasks,
         ):
             await tasks.start(serve, node, socket)
-            write_lines([first_line(settings, node, socket)])
+            write_lines([first_line(settings, await node.status(), socket)])
             tasks.start_soon(tell_configurations, node)
             async for number in signals:
                 if number in LEAVING_SIGNALS:
@@ -82,11 +83,10 @@ async def run_node(settings: NodeSettings, trace: Path | None, socket: Path) -> 
             tasks.cancel_scope.cancel()
 
 
-def first_line(settings: NodeSettings, node: vsync.Node, socket: Path) -> str:
+def first_line(settings: NodeSettings, status: Mapping[str, Any], socket: Path) -> str:
     """Say in one line what runs here."""
-    status = node.status()
     parts = [
-        f"node {node.id}",
+        f"node {settings.node.id}",
         f'ring "{settings.ring.name}"',
         f"transport {describe_transport(status['transport'])}",
         f"preset {settings.ring.preset}",

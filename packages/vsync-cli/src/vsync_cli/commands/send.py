@@ -3,14 +3,19 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import anyio
 import rich_click as click
 
+import vsync
 from vsync.vocabulary import GroupKey, Guarantee, Priority
 from vsync_cli.parameters import GROUP, json_option, socket_option
 from vsync_cli.render import show_json
 from vsync_cli.sockets import find_socket
+
+BATCH_BYTES: Final = 2**18
+BATCH_MESSAGES: Final = 1000
 
 
 @click.command()
@@ -103,4 +108,24 @@ async def send_all(
     priority: Priority,
 ) -> int:
     """Send all payloads and give their number. Raises the first error, and then sends no more."""
-    raise NotImplementedError
+    accepted = 0
+    async with vsync.connect(socket) as session:
+        for batch in batches(payloads):
+            accepted += len(
+                await session.send_batch(batch, group, guarantee=guarantee, priority=priority)
+            )
+    return accepted
+
+
+def batches(payloads: Iterator[bytes]) -> Iterator[list[bytes]]:
+    """Cut *payloads* into lists that are handed over at once, none of them large."""
+    batch: list[bytes] = []
+    size = 0
+    for payload in payloads:
+        batch.append(payload)
+        size += len(payload)
+        if size >= BATCH_BYTES or len(batch) == BATCH_MESSAGES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
