@@ -7,6 +7,7 @@ from typing import Final
 
 import anyio
 import rich_click as click
+from click.exceptions import Exit
 from rich.console import Console
 
 from vsync.errors import MisuseError
@@ -76,7 +77,7 @@ def demo(script: str | None, rate: float, messages: bool, keep: Path | None) -> 
         else:
             remove_directory(directory)
     if failed:
-        click.get_current_context().exit(1)
+        raise Exit(1)
 
 
 def _text(script: str) -> str:

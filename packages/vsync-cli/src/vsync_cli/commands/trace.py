@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import rich_click as click
+from click.exceptions import Exit
 
 from vsync_cli.parameters import json_option
 from vsync_cli.render import show_json, table
@@ -40,7 +41,7 @@ def check(files: tuple[Path, ...], quiet_end: bool, as_json: bool) -> None:
     else:
         click.echo("\n".join(describe(report)))
     if not report.holds:
-        click.get_current_context().exit(1)
+        raise Exit(1)
 
 
 def record(report: Any) -> dict[str, Any]:
