@@ -41,8 +41,14 @@ from vsync_cli.render import show_json, table
     help="Write the traces of the seeds that fail (of a single seed: always) below this directory.",
 )
 @json_option
+@click.pass_context
 def simulate(
-    nodes: range, seeds: range, processes: int, directory: Path | None, as_json: bool
+    context: click.Context,
+    nodes: range,
+    seeds: range,
+    processes: int,
+    directory: Path | None,
+    as_json: bool,
 ) -> None:
     """Run whole clusters in virtual time, each from a seed, with every kind of fault.
 

@@ -215,12 +215,31 @@ def random_schedule(random: Random, nodes: int) -> tuple[Step, ...]:
         at_s += random.uniform(0, 0.01)
         make, _ = FAULTS[word]
         steps.append(Step(round(min(at_s, FAULTS_UNTIL_S), 4), make(random, nodes)))
+    for at_s in clusters:
+        steps += _random_storm(random, nodes, at_s)
     steps += _random_load(random, nodes)
     return tuple(sorted(steps, key=lambda step: step.at_s))
 
 
 def _time(random: Random, first: float, last: float) -> float:
     return round(random.uniform(first, last), 4)
+
+
+def _random_storm(random: Random, nodes: int, at_s: float) -> list[Step]:
+    """Everyone sends while packets get lost, just when a fault comes: then messages are at some
+    nodes only, and recovery has work to do.
+    """
+    loss = random.choice([0.0, 0.05, 0.2, 0.4])
+    began_s = at_s - random.uniform(0.001, 0.02)
+    steps = [Step(round(began_s, 4), ("conditions", str(loss), "0.0", "0.0"))] if loss else []
+    guarantees = random.choice([["safe"], ["agreed"], ["unordered", "fifo", "agreed", "safe"]])
+    for _ in range(random.choice([2, 5, 15])):
+        words = (_node(random, nodes), random.choice(["1", "3"]), random.choice(["10", "1000"]))
+        sent_s = began_s + random.uniform(0, 0.03)
+        steps.append(Step(round(sent_s, 4), ("send", *words, random.choice(guarantees))))
+    if loss and random.random() < 0.5:
+        steps.append(Step(round(at_s + 0.3, 4), ("conditions", "0.0", "0.0", "0.0")))
+    return steps
 
 
 def _random_load(random: Random, nodes: int) -> list[Step]:

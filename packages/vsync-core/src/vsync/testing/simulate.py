@@ -16,7 +16,7 @@ import multiprocessing
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -87,6 +87,11 @@ class Outcome:
         """Whether nothing failed."""
         return not self.failures
 
+    @property
+    def replay(self) -> str:
+        """The command that runs this seed again, with its whole schedule."""
+        return f"vsync simulate --nodes {self.nodes} --seeds {self.seed} --trace DIRECTORY"
+
     def describe(self) -> str:
         """Why it failed and how to see it again; the first line says what failed."""
         first = self.failures[0]
@@ -96,9 +101,7 @@ class Outcome:
         ]
         if len(self.failures) > 5:
             text.append(f"  and {len(self.failures) - 5} more")
-        text.append(
-            f"  replay: vsync simulate --nodes {self.nodes} --seeds {self.seed} --trace DIRECTORY"
-        )
+        text.append(f"  replay: {self.replay}")
         rest = "" if self.shortened_from is None else f", of {self.shortened_from}"
         text.append(f"  what happened ({len(self.steps)} steps{rest} are enough):")
         text += [f"    {step}" for step in self.steps]
@@ -117,7 +120,7 @@ class Outcome:
             by_node.setdefault(int(line["node"]), []).append(line)
         for node, lines in by_node.items():
             text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
-            (target / f"{node}.trace").write_text(text)
+            (target / f"{node}.jsonl").write_text(text)
         (target / "steps.txt").write_text("".join(f"{step}\n" for step in self.steps))
         return target
 
@@ -186,8 +189,8 @@ def _play(cluster: Cluster, steps: Sequence[Step]) -> None:
 
     running = Running(cluster, after)
     for step in steps:
-        action = partial(do, running, step.words)
-        heapq.heappush(later, (step.at_s, next(numbers), action))
+        later.append((step.at_s, next(numbers), partial(do, running, step.words)))
+    heapq.heapify(later)
     while later and later[0][0] <= FAULTS_UNTIL_S:
         at_s, _, action = heapq.heappop(later)
         cluster.run(max(0.0, at_s - cluster.now))
@@ -279,7 +282,7 @@ def run_seeds(
     processes: int = 1,
     shorten: bool = True,
     keep_lines: bool = False,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Run every seed; the outcomes, in the order in which runs end.
 
     Close the iterator to stop early. *keep_lines*: also runs in which all holds keep their trace.
