@@ -211,13 +211,16 @@ class Driver:
 
     def _loop(self) -> None:
         engine, transport, clock = self.engine, self._transport, self._clock
+        wake = self._wake_receiver.fileno()
         with selectors.DefaultSelector() as selector:
-            for descriptor in (self._wake_receiver.fileno(), *transport.descriptors()):
+            for descriptor in (wake, *transport.descriptors()):
                 selector.register(descriptor, selectors.EVENT_READ)
             engine.start(clock())
             self._let_out()
             while not self._finished():
-                selector.select(self._patience())
+                ready = selector.select(self._patience())
+                if any(key.fd == wake for key, _ in ready):
+                    self._wake_receiver.recv(64)
                 for _ in range(BATCHES_PER_TURN):
                     packets = transport.receive()
                     if not packets:
@@ -249,16 +252,19 @@ class Driver:
             return True
         if self._closing_by is None:
             return False
-        drained = not self._inbox and engine.unstable == 0
-        if not drained and self._clock() < self._closing_by:
+        undelivered = engine.unstable + self._unaccepted()
+        if undelivered and self._clock() < self._closing_by:
             return False
-        undelivered = engine.unstable
         self._say_farewell()
-        if drained:
-            self._trace_stop("left")
-        else:
+        if undelivered:
             self.failure = Undelivered(undelivered)
+        else:
+            self._trace_stop("left")
         return True
+
+    def _unaccepted(self) -> int:
+        """Messages submitted that the engine has not seen. Closing, so there will be no more."""
+        return sum(len(entry.payloads) for entry in tuple(self._inbox) if type(entry) is Submission)
 
     def _say_farewell(self) -> None:
         with contextlib.suppress(VsyncError, OSError):
@@ -269,8 +275,8 @@ class Driver:
     def _take_commands(self, now: float) -> None:
         if not self._awake and not self._inbox:
             return
-        with contextlib.suppress(BlockingIOError):
-            self._wake_receiver.recv(64)
+        # First this, then the inbox: whoever adds from now on wakes the thread again. (A byte that
+        # comes late costs one more turn; the loop takes it when the selector shows it.)
         self._awake = False
         for _ in range(len(self._inbox)):
             command = self._inbox.popleft()
@@ -337,9 +343,12 @@ class Driver:
         blocked = False
         for mailbox in self._mailboxes:
             if mailbox.full_since is None:
-                if mailbox.full:
-                    mailbox.full_since = now
-            elif mailbox.roomy:
+                if not mailbox.full:
+                    continue
+                mailbox.full_since = now
+            # Looked at after it was marked: a reader that emptied it before saw no mark, and so did
+            # not wake this thread.
+            if mailbox.roomy:
                 mailbox.full_since = None
             blocked = blocked or mailbox.full_since is not None
         self.engine.set_blocked(blocked, now)
@@ -388,17 +397,19 @@ class Driver:
             self.ended = True
             left, self._inbox = self._inbox, deque()
         now = self._clock()
-        for command in left:
-            if not isinstance(command, Submission):
-                command(now)
-        self._transport.close()
-        if self._trace is not None:
-            with contextlib.suppress(VsyncError):
-                self._trace.close()
-        self._wake_receiver.close()
-        self._wake_sender.close()
-        self._news = False
-        self._tell()
+        try:
+            for command in left:
+                if not isinstance(command, Submission):
+                    command(now)
+            self._transport.close()
+            if self._trace is not None:
+                with contextlib.suppress(VsyncError):
+                    self._trace.close()
+        finally:
+            self._wake_receiver.close()
+            self._wake_sender.close()
+            self._news = False
+            self._tell()
 
     def status(self, now: float) -> dict[str, Any]:
         """What ``vsync status`` shows of the ring; call it in the ring's thread."""
