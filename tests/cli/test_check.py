@@ -46,7 +46,7 @@ def test_people_are_told_the_same(file: Path) -> None:
     [
         ("[node]\nid = 1\n[ring]\ntokn_lost_s = 1.0\n", "token_lost_s"),
         ("[node]\nid = 1\n[rnig]\n", "ring"),
-        ("[ring]\nname = 'r'\n", "id"),
+        ("[ring]\nname = 'r'\n", "node"),
         ("[node]\nid = 0\n", "id"),
         ("[node]\nid = 1\n[ring]\npreset = 'lna'\n", "lna"),
         ("[node]\nid = 1\n[ring]\ntransport = 'upd'\n", "udp"),
@@ -54,7 +54,7 @@ def test_people_are_told_the_same(file: Path) -> None:
         ("[node]\nid = 1\n[transport.udp]\nprot = 5405\n", "port"),
         ("[node]\nid = 1\n[transport.udp]\nport = 99999\n", "port"),
         ("[node\n", "node.toml"),
-        ("", "id"),
+        ("", "node"),
     ],
 )
 def test_what_a_node_could_not_use_is_a_sentence(tmp_path: Path, written: str, named: str) -> None:

@@ -41,7 +41,6 @@ def test_seeds_run_and_are_counted() -> None:
     found = json.loads(result.stdout)
     assert (found["holds"], found["runs"], found["failed"]) == (True, 2, [])
     assert found["messages"] > 0
-    assert found["virtual_s"] > 1
 
 
 def test_a_single_seed_leaves_traces_that_can_be_checked(tmp_path: Path) -> None:
@@ -60,7 +59,7 @@ def test_a_single_seed_leaves_traces_that_can_be_checked(tmp_path: Path) -> None
 def test_several_processes_share_the_work_and_a_pipe_has_no_bar() -> None:
     done = vsync("simulate", "--nodes", "3", "--seeds", "0..2", "--processes", "2")
     assert done.returncode == 0, (done.stdout, done.stderr)
-    assert done.stdout.startswith("2 seeds: 0 failed")
+    assert done.stdout.endswith("Every property holds.\n")
     assert done.stderr == ""
 
 
@@ -70,7 +69,7 @@ def test_a_seed_that_fails_says_how_to_replay_it() -> None:
     assert result.exit_code == 1
     assert "seed 2 with 3 nodes fails 6.2: two orders" in result.stdout
     assert "vsync simulate --nodes 3 --seeds 2" in result.stdout
-    assert "5 seeds: 1 failed" in result.stdout
+    assert result.stdout.splitlines()[-2].split() == ["5", "50", "150", "10", "0", "1"]
 
 
 @pytest.mark.usefixtures("one_fails")
@@ -86,7 +85,9 @@ def test_json_names_the_seed_and_its_failures(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_have_traces_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert "cannot be made" in complaint("simulate", "--trace", tmp_path / "file" / "traces")
+    assert "cannot be made" in complaint(
+        "simulate", "--seeds", "0", "--trace", tmp_path / "file" / "traces"
+    )
 
 
 @pytest.mark.parametrize(
