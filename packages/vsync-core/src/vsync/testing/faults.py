@@ -30,7 +30,7 @@ class Step(NamedTuple):
     words: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.at_s:.4f} {' '.join(self.words)}"
+        return f"{self.at_s:.5f} {' '.join(self.words)}"
 
     @classmethod
     def parse(cls, line: str) -> Self:
@@ -217,6 +217,8 @@ def random_schedule(random: Random, nodes: int) -> tuple[Step, ...]:
         steps.append(Step(round(min(at_s, FAULTS_UNTIL_S), 4), make(random, nodes)))
     for at_s in clusters:
         steps += _random_storm(random, nodes, at_s)
+    for _ in range(random.choice([0, 1, 2, 3])):
+        steps += _random_ambush(random, nodes, _time(random, FAULTS_FROM_S, FAULTS_UNTIL_S - 0.1))
     steps += _random_load(random, nodes)
     return tuple(sorted(steps, key=lambda step: step.at_s))
 
@@ -239,6 +241,27 @@ def _random_storm(random: Random, nodes: int, at_s: float) -> list[Step]:
         steps.append(Step(round(sent_s, 4), ("send", *words, random.choice(guarantees))))
     if loss and random.random() < 0.5:
         steps.append(Step(round(at_s + 0.3, 4), ("conditions", "0.0", "0.0", "0.0")))
+    return steps
+
+
+def _random_ambush(random: Random, nodes: int, at_s: float) -> list[Step]:
+    """One side misses a few frames, or all, and loses the other side before they are repaired."""
+    every = range(1, nodes + 1)
+    side = [node for node in every if random.random() < 0.5] or [nodes]
+    others = [node for node in every if node not in side]
+    count = random.choice(["1", "2", "500"])
+    steps = [Step(at_s, ("drop", "data", count, "*", str(node))) for node in side]
+    for _ in range(random.choice([1, 3, 6])):
+        words = (_node(random, nodes), random.choice(["1", "4"]), "300")
+        guarantee = random.choice(["agreed", "safe", "safe", "fifo"])
+        sent_s = at_s + random.uniform(0, 0.002)
+        steps.append(Step(round(sent_s, 5), ("send", *words, guarantee)))
+    cut_s = round(at_s + random.uniform(0.0005, 0.006), 5)
+    if others and random.random() < 0.3:
+        steps.append(Step(cut_s, ("crash", *map(str, others))))
+        steps.append(Step(round(cut_s + 0.5, 5), ("start", *map(str, others))))
+    else:
+        steps.append(Step(cut_s, ("partition", ",".join(map(str, side)))))
     return steps
 
 

@@ -34,13 +34,18 @@ from vsync.testing.faults import (
     random_schedule,
     random_settings,
 )
+from vsync.testing.network import Action, Rule
 from vsync.vocabulary import Guarantee
+from vsync.wire.header import FrameType
 
 SETTLE_MOST_S: Final = 15.0
 """How long a healed cluster may take to settle."""
 
 PROMPT_S: Final = 0.02
 """How long a message on an idle ring may take to everyone; below any time for which it holds."""
+
+REPAIR_S: Final = 0.8
+"""How long a ring may take to mend a few lost frames: below any ``receive_failed_s``."""
 
 SHRINK_RUNS: Final = 250
 """How many runs may be spent to shorten one schedule."""
@@ -54,7 +59,7 @@ class Failure:
     """One thing that went wrong in a run."""
 
     property: str
-    """The property's number; ``exception``, ``settling`` or ``prompt`` for what is none."""
+    """Its number; for what is none: ``exception``, ``settling``, ``prompt`` or ``repair``."""
     text: str
     line: int | None = None
     """Which line of the trace shows it."""
@@ -229,7 +234,37 @@ def _end(cluster: Cluster) -> Iterator[Failure]:
                 text=f"a message of node {host.number} on an idle ring reached only "
                 f"{sorted(reached)} within {PROMPT_S * 1000:g} ms",
             )
+    yield from _repair(cluster)
     cluster.settle()
+
+
+def _repair(cluster: Cluster) -> Iterator[Failure]:
+    """Lose a few frames and a token of a ring at work: it must mend that without a change."""
+    live = cluster.running()
+    if len(live) < 2:
+        return
+    before = {host.number: host.engine and host.engine.configuration for host in live}
+    network = cluster.network
+    for host in live:
+        network.rules.append(
+            Rule(action=Action.DROP, frame=FrameType.DATA, receiver=host.number, count=2)
+        )
+    network.rules.append(Rule(action=Action.REPEAT, frame=FrameType.TOKEN, count=2))
+    for host in live:
+        for guarantee in (Guarantee.AGREED, Guarantee.SAFE):
+            cluster.submit(host.number, 1000, guarantee)
+    cluster.run(REPAIR_S / 2)
+    network.rules.clear()
+    network.rules.append(Rule(action=Action.DROP, frame=FrameType.TOKEN))
+    cluster.run(REPAIR_S / 2)
+    for host in live:
+        engine = host.engine
+        if engine is None or engine.unstable:
+            text = f"node {host.number} could not repair two lost frames in {REPAIR_S:g} s"
+            yield Failure(property="repair", text=text)
+        elif engine.configuration != before[host.number]:
+            text = f"node {host.number} changed its configuration for a few lost frames"
+            yield Failure(property="repair", text=text)
 
 
 # --- a shorter one ------------------------------------------------------------------------------
