@@ -185,7 +185,13 @@ def test_on_a_terminal_keys_harm_and_heal_and_quit(terminal: Terminal) -> None:
     terminal.wait_for(": 1 3 -2")
     terminal.press("r")
     terminal.wait_for("starts a new life")
-    terminal.wait_for(": 1 2 3 +2")
+    second = terminal.kept / "node-2.life-2.jsonl"
+
+    def together() -> bool:
+        terminal.ended()
+        return second.exists() and '"members":[1,2,3]' in second.read_text()
+
+    eventually(together, "node 2 with the others again")
     terminal.press("3p")
     terminal.wait_for("paused")
     terminal.press("pq")

@@ -48,7 +48,7 @@ def test_a_single_seed_leaves_traces_that_can_be_checked(tmp_path: Path) -> None
     result = invoke("simulate", *arguments)
     assert result.exit_code == 0, result.output
     assert str(tmp_path / "traces") in result.stdout
-    traces = sorted((tmp_path / "traces").rglob("*.trace"))
+    traces = sorted((tmp_path / "traces").rglob("*.jsonl"))
     assert len(traces) == 3
     assert invoke("trace", "check", *traces).exit_code == 0
     before = [trace.read_bytes() for trace in traces]
@@ -85,9 +85,8 @@ def test_json_names_the_seed_and_its_failures(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_have_traces_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert "cannot be made" in complaint(
-        "simulate", "--seeds", "0", "--trace", tmp_path / "file" / "traces"
-    )
+    place = tmp_path / "file" / "traces"
+    assert "cannot be made" in complaint("simulate", "--seeds", "0", "--trace", place)
 
 
 @pytest.mark.parametrize(
