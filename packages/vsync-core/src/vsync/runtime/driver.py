@@ -89,7 +89,9 @@ class Driver:
         self._closing_by: float | None = None
         self.failure: BaseException | None = None
         """Why the thread ended, if not because it was told to."""
+        self._deaf = False
         self.ended = False
+        """Nothing will happen any more; set before the last notification."""
         self.ready = False
         """The first configuration was delivered; messages are accepted."""
         self._thread = threading.Thread(target=self._run, name="vsync ring", daemon=True)
@@ -104,7 +106,7 @@ class Driver:
         """Hand messages to the ring; their ids. Look at ``unsent_bytes`` before."""
         engine = self.engine
         with self._accepting:
-            if self._closing_by is not None or self.ended:
+            if self._closing_by is not None or self._deaf:
                 raise self.end_error()
             first = submission.first = self._counters[submission.priority]
             count = len(submission.payloads)
@@ -128,7 +130,7 @@ class Driver:
                 future.set_exception(error)
 
         with self._accepting:
-            if self.ended:
+            if self._deaf:
                 future.set_exception(self.end_error())
             else:
                 self._inbox.append(run)
@@ -394,7 +396,7 @@ class Driver:
 
     def _end(self) -> None:
         with self._accepting:
-            self.ended = True
+            self._deaf = True
             left, self._inbox = self._inbox, deque()
         now = self._clock()
         try:
@@ -408,6 +410,7 @@ class Driver:
         finally:
             self._wake_receiver.close()
             self._wake_sender.close()
+            self.ended = True
             self._news = False
             self._tell()
 
