@@ -91,7 +91,8 @@ def _sentence(
         what = "section" if isinstance(mistake.get("input"), dict) else "key"
         return f"there is no {what} {name}; {advice}"
     if kind == "missing":
-        return f"{name} is missing; every node needs it"
+        example = "; it begins with `[node]`, then `id = 1`" if name == "[node]" else ""
+        return f"{name} is missing; every node needs it{example}"
     message = str(mistake["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     if kind == "value_error":
         return f"{name}: {message}" if name else message

@@ -1,6 +1,7 @@
 """Node: one node of a ring in this process, from ``open_node`` to the end of its block."""
 
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -17,7 +18,7 @@ import anyio.lowlevel
 
 from vsync.api.session import Session
 from vsync.engine import Engine
-from vsync.errors import MessageTooLarge, NodeClosed
+from vsync.errors import MessageTooLarge, NodeClosed, Undelivered
 from vsync.events import Event
 from vsync.runtime import Driver, StateStore
 from vsync.runtime.driver import Submission
@@ -37,11 +38,13 @@ CLOSE_GRACE_S: Final = 5.0
 """How long, beyond draining, the ring's thread may take to end."""
 
 NO_KEY: Final = (
-    "no key configured: packets are neither encrypted nor authenticated; "
+    "no key configured: packets are neither sealed nor authenticated; "
     "anyone on this network can read and forge them"
 )
 
 Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
 
 
 class Node:
@@ -77,8 +80,8 @@ class Node:
         writer = None
         if trace is not None:
             writer = TraceWriter(trace, node=self.id, life=f"{life:x}")
-        transport.open()
         try:
+            transport.open()
             engine = Engine(
                 self.id,
                 life,
@@ -98,6 +101,8 @@ class Node:
                 writer.flush()
         except BaseException:
             transport.close()
+            if writer is not None:
+                writer.close()
             raise
         return Driver(
             engine,
@@ -153,16 +158,21 @@ class Node:
             self._tell.send(b"\0")
 
     async def _listen(self) -> None:
-        """Wake whoever waits for news, once for all that there is."""
-        while True:
+        """Wake whoever waits for news, once for all that there is, until the thread's last."""
+        ended = False
+        while not ended:
             await anyio.wait_readable(self._told)
             try:
                 self._told.recv(64)
             except BlockingIOError:
                 continue
             self._driver.seen()
-            news, self._news = self._news, anyio.Event()
-            news.set()
+            ended = self._driver.ended  # asked before waking, so that all who wake learn of it
+            self._wake_all()
+
+    def _wake_all(self) -> None:
+        news, self._news = self._news, anyio.Event()
+        news.set()
 
     async def _open(self) -> None:
         self._driver.start()
@@ -202,7 +212,12 @@ class Node:
         with anyio.move_on_after(patience):
             while not self._driver.ended:
                 await self._news.wait()
-        self._driver.join(1.0)
+        if not self._driver.join(1.0):
+            logger.error(
+                "node %d: its thread hangs, in the transport or in writing to disk, and is left "
+                "behind",
+                self.id,
+            )
 
     def _close_sockets(self) -> None:
         self._told.close()
@@ -224,35 +239,42 @@ class NodeSession(Session):
 
     async def __aenter__(self) -> "NodeSession":
         self._node._sessions.append(self)
-        await self._node._result(self._node._driver.attach(self._mailbox))
+        try:
+            await self._node._result(self._node._driver.attach(self._mailbox))
+        except BaseException:
+            self._close()
+            raise
         return self
 
     async def __aexit__(self, *exception: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._closed = True
         self._node._sessions.remove(self)
         self._node._driver.detach(self._mailbox)
+        self._node._wake_all()  # who waits for this session's events is to learn of its end
 
     @property
     def full_since(self) -> float | None:
         """Since when (monotonic, seconds) the ring waits for this session; None if it does not."""
         return self._mailbox.full_since
 
-    async def batches(self) -> AsyncIterator[Sequence[Event]]:
+    async def _take(self) -> Sequence[Event]:
         driver, mailbox = self._node._driver, self._mailbox
+        await anyio.lowlevel.checkpoint()  # before taking: who is cancelled must have taken nothing
         while True:
             news = self._node._news
             ended = driver.ended
             batch = mailbox.take()
             if batch:
                 driver.taken(mailbox)
-                await anyio.lowlevel.checkpoint()
-                yield batch
-            elif self._closed:
+                return batch
+            if self._closed:
                 raise NodeClosed("the session is closed")
-            elif ended:
+            if ended:
                 raise driver.end_error()
-            else:
-                await news.wait()
+            await news.wait()
 
     async def status(self) -> Mapping[str, Any]:
         return await self._node.status()
@@ -330,7 +352,10 @@ async def open_node(
             tasks.cancel_scope.cancel()
     finally:
         node._release()
+    ended_by = node._driver.failure
     if failure is not None:
+        if isinstance(ended_by, Undelivered):
+            logger.warning("node %d: %s", node.id, ended_by)
         raise failure
-    if node._driver.failure is not None:
-        raise node._driver.failure
+    if ended_by is not None:
+        raise ended_by

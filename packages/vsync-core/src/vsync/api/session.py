@@ -1,8 +1,11 @@
 """Session: the one way to send and to receive, on a node in this process or through a daemon."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
+
+import anyio.lowlevel
 
 from vsync.errors import MisuseError
 from vsync.events import Event
@@ -39,6 +42,8 @@ class Session(ABC):
 
     def __init__(self) -> None:
         self._joined: dict[GroupKey, None] = {}
+        self._joining = anyio.Lock()
+        self._ahead: deque[Event] = deque()
 
     @property
     def joined(self) -> tuple[GroupKey, ...]:
@@ -48,19 +53,21 @@ class Session(ABC):
     async def join(self, *groups: GroupName) -> None:
         """Take the messages of *groups* too, from this point of the stream on."""
         keys = [group_key(group) for group in groups]
-        wanted = [*self._joined, *keys]
-        await self.set_groups(frozenset(wanted))
-        self._joined = dict.fromkeys(wanted)
+        async with self._joining:
+            wanted = [*self._joined, *keys]
+            await self.set_groups(frozenset(wanted))
+            self._joined = dict.fromkeys(wanted)
 
     async def leave(self, *groups: GroupName) -> None:
         """Take the messages of *groups* no more. Raises MisuseError for one that is not joined."""
         keys = [group_key(group) for group in groups]
-        for key in keys:
-            if key not in self._joined:
-                raise MisuseError(f"cannot leave group {key}: this session has not joined it")
-        left = [key for key in self._joined if key not in keys]
-        await self.set_groups(frozenset(left))
-        self._joined = dict.fromkeys(left)
+        async with self._joining:
+            for key in keys:
+                if key not in self._joined:
+                    raise MisuseError(f"cannot leave group {key}: this session has not joined it")
+            left = [key for key in self._joined if key not in keys]
+            await self.set_groups(frozenset(left))
+            self._joined = dict.fromkeys(left)
 
     async def send(
         self,
@@ -96,19 +103,40 @@ class Session(ABC):
             keys, [bytes(payload) for payload in payloads], Guarantee(guarantee), Priority(priority)
         )
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        """Events, one at a time."""
-        async for batch in self.batches():
-            for event in batch:
-                yield event
+    def __aiter__(self) -> Self:
+        return self
 
-    @abstractmethod
+    async def __anext__(self) -> Event:
+        return await self.receive()
+
+    async def receive(self) -> Event:
+        """The next event. The same as one step of ``async for event in session``."""
+        if not self._ahead:
+            self._ahead.extend(await self._take())
+        else:
+            await anyio.lowlevel.checkpoint()
+        return self._ahead.popleft()
+
+    async def receive_batch(self) -> Sequence[Event]:
+        """The next events, as many as there are; at least one."""
+        if self._ahead:
+            await anyio.lowlevel.checkpoint()
+            batch = list(self._ahead)
+            self._ahead.clear()
+            return batch
+        return await self._take()
+
     def batches(self) -> AsyncIterator[Sequence[Event]]:
         """Events as they come, as many at a time as there are."""
+        return _Batches(self)
 
     @abstractmethod
     async def status(self) -> Mapping[str, Any]:
         """How the node is: what ``vsync status --json`` shows."""
+
+    @abstractmethod
+    async def _take(self) -> Sequence[Event]:
+        """Wait for events; all that are there. Who is cancelled has taken none."""
 
     @abstractmethod
     async def set_groups(self, groups: frozenset[GroupKey]) -> None:
@@ -123,3 +151,16 @@ class Session(ABC):
         priority: Priority,
     ) -> list[MessageId]:
         """Wait for room and hand the messages over."""
+
+
+class _Batches:
+    """An iterator over batches; no generator, which would have to be closed."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Sequence[Event]:
+        return await self._session.receive_batch()

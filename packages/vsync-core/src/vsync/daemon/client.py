@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
-import anyio.abc
 import anyio.lowlevel
 
 from vsync.api.session import Session
 from vsync.daemon import protocol
 from vsync.daemon.protocol import DAEMON_PROTOCOL, FrameReader, Type
+from vsync.daemon.stream import Stream, connect_stream
 from vsync.errors import DaemonError, MessageTooLarge
 from vsync.events import ConfigurationChanged, Delivery, Event
 from vsync.settings import MESSAGE_BYTES_LIMIT
@@ -37,7 +37,7 @@ EVENTS_BYTES_MAX: Final = 32 * 2**20
 class DaemonSession(Session):
     """A session through a daemon. Made by ``connect``."""
 
-    def __init__(self, stream: anyio.abc.SocketStream, place: str) -> None:
+    def __init__(self, stream: Stream, place: str) -> None:
         super().__init__()
         self._stream = stream
         self._place = place
@@ -59,14 +59,14 @@ class DaemonSession(Session):
         """The id of the node behind the daemon."""
         return self._node
 
-    async def batches(self) -> AsyncIterator[Sequence[Event]]:
+    async def _take(self) -> Sequence[Event]:
         while True:
             if self._events:
                 batch, self._events = self._events, []
                 self._events_bytes = 0
                 self._room.set()
                 await anyio.lowlevel.checkpoint()
-                yield batch
+                return batch
             elif self._end is not None:
                 raise self._end
             else:
@@ -120,7 +120,7 @@ class DaemonSession(Session):
             try:
                 with anyio.CancelScope(shield=True):  # half a frame would be the end of the session
                     await self._stream.send(request)
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+            except (anyio.ClosedResourceError, anyio.EndOfStream):
                 pass  # the reader learns why
         await answer.came.wait()
         if answer.body is None:
@@ -139,7 +139,7 @@ class DaemonSession(Session):
                 await self._stream.send(hello)
                 while welcome.body is None and self._end is None:
                     await self._take_some()
-        except (anyio.BrokenResourceError, OSError, anyio.EndOfStream):
+        except (anyio.ClosedResourceError, anyio.EndOfStream):
             self._end = self._end or self._lost()
         if self._end is not None:
             raise self._end
@@ -157,7 +157,7 @@ class DaemonSession(Session):
                 while self._events_bytes > EVENTS_BYTES_MAX:
                     self._room = anyio.Event()
                     await self._room.wait()
-        except (anyio.EndOfStream, anyio.BrokenResourceError, OSError):
+        except (anyio.ClosedResourceError, anyio.EndOfStream):
             self._end = self._end or self._lost()
         except DaemonError as error:
             self._end = error
@@ -173,10 +173,10 @@ class DaemonSession(Session):
 
     async def _take_some(self) -> None:
         for kind, body in self._reader.feed(await self._stream.receive(RECEIVE_BYTES)):
-            self._take(kind, body)
+            self._take_frame(kind, body)
         self._news.set()
 
-    def _take(self, kind: int, body: bytes) -> None:
+    def _take_frame(self, kind: int, body: bytes) -> None:
         match kind:
             case Type.DELIVERY if self._configuration is not None:
                 delivery: Delivery = protocol.parse_delivery(body, self._configuration)
@@ -228,7 +228,7 @@ async def connect(path: str | os.PathLike[str]) -> AsyncIterator[DaemonSession]:
     """
     place = os.fspath(path)
     try:
-        stream = await anyio.connect_unix(place)
+        stream = await connect_stream(place)
     except OSError as error:
         raise DaemonError(
             f"no daemon answers at {place}: {error.strerror or error}; is `vsync run` running, and "

@@ -20,6 +20,7 @@ import anyio.abc
 from vsync.api.node import Node, NodeSession
 from vsync.daemon import protocol
 from vsync.daemon.protocol import DAEMON_PROTOCOL, FrameReader, Type
+from vsync.daemon.stream import Stream, accept, listen
 from vsync.errors import DaemonError, MisuseError, VsyncError
 from vsync.vocabulary import GROUPS_PER_MESSAGE_MAX, GroupKey, Guarantee, Priority
 
@@ -44,31 +45,24 @@ async def serve(
     place = Path(path)
     _clear(place)
     try:
-        mask = os.umask(0o177)
-        try:
-            listener = await anyio.create_unix_listener(place)
-        finally:
-            os.umask(mask)
+        listener = listen(str(place))
     except OSError as error:
         raise DaemonError(
             f"cannot make the socket {place}: {error.strerror or error}; choose another place with "
             "--socket or with socket in [daemon]"
         ) from error
-    try:
-        async with listener:
-            task_status.started()
-            await _serve(node, listener)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(place)
 
-
-async def _serve(node: Node, listener: anyio.abc.SocketListener) -> None:
-    async def handle(stream: anyio.abc.SocketStream) -> None:
+    async def handle(stream: Stream) -> None:
         async with stream:
             await _Client(node, stream).run()
 
-    await listener.serve(handle)
+    try:
+        task_status.started()
+        await accept(listener, handle)
+    finally:
+        listener.close()
+        with contextlib.suppress(OSError):
+            os.unlink(place)
 
 
 def _clear(place: Path) -> None:
@@ -95,7 +89,7 @@ def _clear(place: Path) -> None:
 class _Client:
     """One client, from its HELLO to its end."""
 
-    def __init__(self, node: Node, stream: anyio.abc.SocketStream) -> None:
+    def __init__(self, node: Node, stream: Stream) -> None:
         self._node = node
         self._stream = stream
         self._limit = node.settings.ring.message_bytes_max + protocol.FRAME_EXTRA_BYTES
@@ -114,7 +108,7 @@ class _Client:
                 tasks.start_soon(self._watch, session, tasks.cancel_scope)
                 await self._obey(session)
                 tasks.cancel_scope.cancel()
-        except* (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError):
+        except* (anyio.ClosedResourceError, anyio.EndOfStream):
             pass  # it has gone
         except* VsyncError as errors:
             await self._refuse(errors)
@@ -127,7 +121,7 @@ class _Client:
         with anyio.move_on_after(1):
             try:
                 await self._write(protocol.build(Type.ERROR, protocol.ERROR, text=str(error)))
-            except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+            except (anyio.ClosedResourceError, anyio.EndOfStream):
                 return
 
     async def _greet(self) -> None:

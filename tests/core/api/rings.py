@@ -1,0 +1,79 @@
+"""Rings inside the test's own process, over the transport ``memory``."""
+
+import itertools
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+import vsync
+from vsync import ConfigurationChanged, Delivery, Node, Session
+
+_names = itertools.count(1)
+PATIENCE_S = 20.0
+
+
+def settings_of(directory: Path, node: int, network: str, **ring: Any) -> vsync.NodeSettings:
+    """Settings of a node on the memory network *network*."""
+    return vsync.NodeSettings.model_validate(
+        {
+            "node": {"id": node, "state_dir": str(directory / f"state{node}")},
+            "ring": {"name": network, "transport": "memory", "preset": "loopback", **ring},
+            "transport": {"memory": {"network": network}},
+        }
+    )
+
+
+def fresh_network() -> str:
+    """A network that no other test uses."""
+    return f"test-{os.getpid()}-{next(_names)}"
+
+
+@asynccontextmanager
+async def ring_of(
+    directory: Path, count: int, *, trace: bool = False, **ring: Any
+) -> AsyncIterator[list[Node]]:
+    """*count* nodes that have found each other."""
+    network = fresh_network()
+    async with AsyncExitStack() as stack:
+        nodes = []
+        for number in range(1, count + 1):
+            path = directory / f"{number}.jsonl" if trace else None
+            settings = settings_of(directory, number, network, **ring)
+            nodes.append(await stack.enter_async_context(vsync.open_node(settings, trace=path)))
+        await until_together(nodes)
+        yield nodes
+
+
+async def until_together(nodes: list[Node]) -> None:
+    """Wait until all of *nodes* are in one configuration."""
+    members = tuple(sorted(node.id for node in nodes))
+    with anyio.fail_after(PATIENCE_S):
+        while not all(
+            node.configuration is not None and node.configuration.members == members
+            for node in nodes
+        ):
+            await anyio.sleep(0.01)
+
+
+async def deliveries(session: Session, count: int) -> list[Delivery]:
+    """The next *count* messages of *session*; configurations are passed over."""
+    found: list[Delivery] = []
+    with anyio.fail_after(PATIENCE_S):
+        while len(found) < count:
+            event = await session.receive()
+            if isinstance(event, Delivery):
+                found.append(event)
+    return found
+
+
+async def configuration(session: Session) -> vsync.Configuration:
+    """The next configuration of *session*; messages are passed over."""
+    with anyio.fail_after(PATIENCE_S):
+        while True:
+            event = await session.receive()
+            if isinstance(event, ConfigurationChanged):
+                return event.configuration

@@ -1,0 +1,154 @@
+"""The daemon's socket: who may be there, and what nonsense does."""
+
+import socket
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+import vsync
+from tests.core.api.rings import deliveries, fresh_network, ring_of, settings_of
+from vsync import DaemonError, Node
+from vsync.daemon.protocol import (
+    DAEMON_PROTOCOL,
+    HELLO,
+    FrameReader,
+    Type,
+    build,
+    frame,
+)
+from vsync.daemon.stream import connect_stream
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def served(node: Node, path: Path) -> AsyncIterator[None]:
+    """Serve *node* at *path*."""
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(vsync.serve, node, path)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+GREETING = build(Type.HELLO, HELLO, protocol=DAEMON_PROTOCOL)
+
+NONSENSE = {
+    "noise": b"\x8f\x01GET / HTTP/1.1\r\n\r\n" * 10,
+    "a huge length": struct.pack(">IB", 2**32 - 1, Type.HELLO),
+    "a length of nothing": struct.pack(">I", 0),
+    "another protocol": build(Type.HELLO, HELLO, protocol=999),
+    "no greeting": frame(Type.STATUS),
+    "an unknown type": GREETING + frame(Type.DELIVERY, b"x"),
+    "a cut body": GREETING + frame(Type.SEND, b"\2"),
+    "lengths that lie": GREETING + frame(Type.SEND, b"\2\2\1" + bytes(32) + b"\0\0\0\1\0\0\0\t"),
+    "a guarantee that does not exist": GREETING
+    + frame(Type.SEND, b"\t\2\1" + bytes(32) + b"\0\0\0\1\0\0\0\1x"),
+    "a huge length after the greeting": GREETING + struct.pack(">IB", 2**31, Type.SEND),
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE)
+async def test_nonsense_ends_its_own_client_only(tmp_path: Path, nonsense: bytes) -> None:
+    path = tmp_path / "s"
+    async with (
+        ring_of(tmp_path, 1) as (node,),
+        served(node, path),
+        vsync.connect(path) as good,
+    ):
+        await good.join("a")
+        bad = await connect_stream(str(path))
+        async with bad:
+            await bad.send(nonsense)
+            with anyio.fail_after(10), pytest.raises(anyio.EndOfStream):
+                while True:
+                    await bad.receive(1000)
+        await good.send(b"still here")
+        assert [d.payload for d in await deliveries(good, 1)] == [b"still here"]
+
+
+async def test_half_a_frame_hurts_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with (
+        ring_of(tmp_path, 1) as (node,),
+        served(node, path),
+        await connect_stream(str(path)) as half,
+    ):
+        await half.send(GREETING + struct.pack(">IB", 100, Type.SEND) + b"x")
+        async with vsync.connect(path) as good:
+            assert (await good.status())["node"] == 1
+
+
+async def test_the_socket_is_for_its_owner_alone_and_goes_with_the_daemon(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with ring_of(tmp_path, 1) as (node,):
+        async with served(node, path):
+            assert path.stat().st_mode & 0o777 == 0o600
+        assert not path.exists()
+
+
+async def test_a_socket_that_nobody_serves_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    async with ring_of(tmp_path, 1) as (node,), served(node, path), vsync.connect(path) as session:
+        assert session.node == 1
+
+
+async def test_a_socket_that_another_daemon_serves_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with ring_of(tmp_path, 2) as (one, two), served(one, path):
+        with pytest.raises(DaemonError, match="another daemon serves"):
+            await vsync.serve(two, path)
+        async with vsync.connect(path) as session:
+            assert session.node == 1
+
+
+async def test_a_file_in_the_way_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("mine")
+    async with ring_of(tmp_path, 1) as (node,):
+        with pytest.raises(DaemonError, match="is no socket"):
+            await vsync.serve(node, path)
+    assert path.read_text() == "mine"
+
+
+async def test_nobody_there_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DaemonError, match=r"no daemon answers at .*; is `vsync run` running"):
+        async with vsync.connect(tmp_path / "nothing"):
+            pass
+
+
+async def test_the_daemons_end_is_an_error_of_the_session(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    settings = settings_of(tmp_path, 1, fresh_network())
+    async with anyio.create_task_group() as tasks:
+        stop = anyio.Event()
+
+        async def run(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+            async with vsync.open_node(settings) as node, served(node, path):
+                task_status.started()
+                await stop.wait()
+
+        await tasks.start(run)
+        async with vsync.connect(path) as session:
+            await session.receive()
+            stop.set()
+            with anyio.fail_after(10), pytest.raises(DaemonError):
+                while True:
+                    await session.receive()
+
+
+@pytest.mark.parametrize("piece", [1, 3, 1000])
+async def test_frames_are_found_in_whatever_pieces_they_come(piece: int) -> None:
+    stream = b"".join(frame(Type.SEND, bytes(size)) for size in (0, 1, 5, 200))
+    reader = FrameReader(1000)
+    found = [
+        len(body)
+        for start in range(0, len(stream), piece)
+        for _, body in reader.feed(stream[start : start + piece])
+    ]
+    assert found == [0, 1, 5, 200]
