@@ -165,8 +165,8 @@ MUTATIONS = (
     Mutation(
         "frames of any ring are taken",
         "engine/ordering.py",
-        '        if log is None or log.ring != frame.ring:\n            self.counters.add("dropped_foreign")',
-        '        if log is None:\n            self.counters.add("dropped_foreign")',
+        "log is None or log.ring != frame.ring:\n            self.counters",
+        "log is None:\n            self.counters",
     ),
     Mutation(
         "rings never look for each other",
