@@ -18,6 +18,7 @@ from random import Random
 from typing import Any, Final, TypeAlias
 
 from vsync.engine import Engine, MemoryStore, State
+from vsync.errors import VsyncError
 from vsync.events import Delivery
 from vsync.settings import RingSettings
 from vsync.testing.history import History
@@ -59,6 +60,8 @@ class Host:
     busy_until: float = 0.0
     leave_before: float | None = None
     """When a leaving node goes, stable or not."""
+    failure: VsyncError | None = None
+    """Why the last life stopped, if it had to."""
 
     @property
     def life(self) -> int:
@@ -354,6 +357,7 @@ class Cluster:
         if engine.state is State.LEFT:
             if stop is not None:
                 self._trace(host, "stop", reason=stop)
+            host.failure = engine.failure
             host.engine = None
             host.inbox.clear()
 
