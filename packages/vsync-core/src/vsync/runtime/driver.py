@@ -207,7 +207,8 @@ class Driver:
         except BaseException as error:
             # Whatever ends the thread is raised where the node is used.
             self.failure = error
-            self._say_farewell()
+            with contextlib.suppress(Exception):  # what failed may fail again
+                self._say_farewell()
         finally:
             self._end()
 

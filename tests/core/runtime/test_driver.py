@@ -1,0 +1,246 @@
+"""The ring's thread: what wakes it, what ends it, what it owes when it ends."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.core.api.rings import fresh_network
+from vsync import (
+    Burst,
+    GroupKey,
+    Guarantee,
+    NodeClosed,
+    NodeId,
+    Priority,
+    RingSettings,
+    TransportFailed,
+    Undelivered,
+)
+from vsync.engine import Engine, MemoryStore
+from vsync.runtime.driver import Driver, Submission
+from vsync.runtime.mailbox import Mailbox
+from vsync.trace import TraceWriter
+from vsync.transports.memory import MemorySettings, TransportMemory
+
+GROUP = GroupKey.from_name("a")
+PATIENCE_S = 10.0
+
+
+class Lossy(TransportMemory):
+    """A transport that can be cut, or broken."""
+
+    cut = False
+    broken = False
+
+    def send(self, burst: Burst) -> None:
+        if self.broken:
+            raise TransportFailed("the cable was eaten")
+        if not self.cut:
+            super().send(burst)
+
+
+Make = Callable[..., Driver]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Make drivers, started; ended when the test ends."""
+    drivers = []
+
+    def made(node: int = 1, network: str | None = None, **more: Any) -> Driver:
+        transport = Lossy(MemorySettings(network=network or fresh_network()), node=NodeId(node))
+        transport.open()
+        engine = Engine(
+            NodeId(node),
+            time.time_ns(),
+            RingSettings(transport="memory", preset="loopback"),
+            now=time.monotonic(),
+            packet_bytes_max=transport.packet_bytes_max,
+            receive_buffer_bytes=transport.receive_buffer_bytes,
+            store=MemoryStore(),
+        )
+        driver = Driver(engine, transport, **{"notify": lambda: None, **more})
+        drivers.append(driver)
+        driver.start()
+        until(lambda: driver.ready or driver.ended)
+        return driver
+
+    yield made
+    for driver in drivers:
+        driver.close()
+        assert driver.join(PATIENCE_S)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until *holds*."""
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def transport_of(driver: Driver) -> Lossy:
+    transport = driver._transport
+    assert isinstance(transport, Lossy)
+    return transport
+
+
+def message(payload: bytes = b"x", guarantee: Guarantee = Guarantee.AGREED) -> Submission:
+    return Submission((GROUP,), [payload], guarantee, Priority.MEDIUM)
+
+
+def test_a_wake_up_that_comes_late_costs_one_turn_and_no_more(make: Make) -> None:
+    driver = make()
+    driver.call(lambda now: None).result(PATIENCE_S)
+    driver._wake_sender.send(b"\0")  # as from a thread that was stopped between mark and byte
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.4)
+    assert time.process_time() - before < 0.2
+
+
+def test_a_mailbox_emptied_while_it_is_marked_holds_up_nobody(make: Make) -> None:
+    class Emptied(Mailbox):
+        """Its reader takes everything just after the ring's thread has found it full."""
+
+        @property
+        def full(self) -> bool:
+            found = super().full
+            self.take()
+            return found
+
+    driver = make()
+    mailbox = Emptied("quick", 10)
+    mailbox.groups = frozenset([GROUP])
+    driver.attach(mailbox).result(PATIENCE_S)
+    driver.submit(message(bytes(1000)))
+    until(lambda: driver.engine.unstable == 0)
+    status = driver.call(driver.status).result(PATIENCE_S)
+    assert mailbox.full_since is None
+    assert status["warnings"] == []
+
+
+def test_what_a_command_raises_is_its_callers_and_the_ring_goes_on(make: Make) -> None:
+    driver = make()
+
+    def wrong(now: float) -> None:
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        driver.call(wrong).result(PATIENCE_S)
+    assert driver.call(driver.status).result(PATIENCE_S)["state"] == "operational"
+
+
+def test_many_callers_at_once_are_all_answered(make: Make) -> None:
+    driver = make()
+    futures: list[Future[int]] = []
+    for number in range(2000):
+        futures.append(driver.call(lambda now, number=number: number))  # type: ignore[misc]
+    assert [future.result(PATIENCE_S) for future in futures] == list(range(2000))
+
+
+def test_a_transport_that_fails_ends_the_thread_and_says_why(make: Make) -> None:
+    driver = make()
+    transport_of(driver).broken = True
+    driver.submit(message())
+    until(lambda: driver.ended)
+    with pytest.raises(TransportFailed, match="cable"):
+        driver.submit(message())
+    with pytest.raises(TransportFailed, match="cable"):
+        driver.call(lambda now: None).result(PATIENCE_S)
+
+
+def test_a_fault_of_our_own_ends_the_thread_and_is_shown(make: Make) -> None:
+    driver = make()
+    driver.engine.take_events = lambda: 1 // 0  # type: ignore[method-assign,assignment,return-value]
+    driver.call(lambda now: None)
+    until(lambda: driver.ended)
+    assert isinstance(driver.failure, ZeroDivisionError)
+
+
+def test_the_last_notification_comes_after_the_end(make: Make) -> None:
+    seen: list[bool] = []
+    drivers: list[Driver] = []
+
+    def notify() -> None:
+        for driver in drivers:
+            seen.append(driver.ended)
+            driver.seen()
+
+    drivers.append(make(notify=notify))
+    drivers[0].close()
+    assert drivers[0].join(PATIENCE_S)
+    assert seen[-1]
+
+
+def test_closing_waits_for_what_was_accepted(make: Make, tmp_path: Path) -> None:
+    network, path = fresh_network(), tmp_path / "trace"
+    one = make(1, network, trace=TraceWriter(path, node=1, life="1"))
+    two = make(2, network)
+    until(lambda: one.engine.members == two.engine.members == (1, 2))
+    mailbox = Mailbox("", 10**9)
+    mailbox.groups = frozenset([GROUP])
+    two.attach(mailbox).result(PATIENCE_S)
+    for _ in range(500):
+        one.submit(message(bytes(2000), Guarantee.SAFE))
+    one.close()
+    with pytest.raises(NodeClosed):
+        one.submit(message())
+    assert one.join(PATIENCE_S)
+    assert one.failure is None
+    until(lambda: mailbox.waiting_bytes >= 500 * 2000)
+    assert '"event":"stop"' in path.read_text().splitlines()[-1]
+
+
+def test_what_could_not_be_delivered_is_an_error_and_no_clean_stop(
+    make: Make, tmp_path: Path
+) -> None:
+    network, path = fresh_network(), tmp_path / "trace"
+    one = make(1, network, trace=TraceWriter(path, node=1, life="1"), drain_s=0.05)
+    two = make(2, network)
+    until(lambda: one.engine.members == two.engine.members == (1, 2))
+    transport_of(one).cut = True
+    for _ in range(3):
+        one.submit(message())
+    one.close()
+    assert one.join(PATIENCE_S)
+    assert isinstance(one.failure, Undelivered)
+    assert one.failure.messages == 3
+    assert "stop" not in path.read_text()
+
+
+def test_with_nothing_owed_closing_needs_no_time_at_all(make: Make) -> None:
+    driver = make(drain_s=0)
+    calls = [driver.call(driver.status) for _ in range(50)]
+    driver.close()
+    calls += [driver.call(driver.status) for _ in range(50)]
+    assert driver.join(PATIENCE_S)
+    assert driver.failure is None
+    assert all(call.done() for call in calls)
+
+
+def test_send_lines_reach_the_file_before_the_packets_go(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    driver = make(trace=TraceWriter(path, node=1, life="1"))
+    other = Lossy(MemorySettings(network=transport_of(driver)._settings.network), node=NodeId(9))
+    missing: list[bytes] = []
+    sent = transport_of(driver).send
+
+    def send(burst: Burst) -> None:
+        for packet in burst.packets:
+            for number in range(100):
+                text = b"payload-%02d." % number
+                if text in bytes(packet) and f'"size":{1000 + number}' not in path.read_text():
+                    missing.append(text)
+        sent(burst)
+
+    transport_of(driver).send = send  # type: ignore[method-assign]
+    for number in range(100):
+        driver.submit(message((b"payload-%02d." % number).ljust(1000 + number, b".")))
+    until(lambda: driver.engine.unstable == 0)
+    assert missing == []
+    other.close()
