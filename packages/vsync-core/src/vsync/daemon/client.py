@@ -33,6 +33,9 @@ WELCOME_S: Final = 10.0
 EVENTS_BYTES_MAX: Final = 32 * 2**20
 """Bytes of events that wait here before reading stops, and the daemon has to wait."""
 
+REQUESTS_BYTES_MAX: Final = 2**20
+"""Bytes of requests that wait here to be sent before the next one has to wait."""
+
 
 class DaemonSession(Session):
     """A session through a daemon. Made by ``connect``."""
@@ -44,6 +47,10 @@ class DaemonSession(Session):
         self._reader = FrameReader(MESSAGE_BYTES_LIMIT + protocol.FRAME_EXTRA_BYTES)
         self._asking = anyio.Lock()
         self._answers: deque[_Answer] = deque()
+        self._requests: list[bytes] = []
+        self._requests_bytes = 0
+        self._requests_wait = anyio.Event()
+        self._requests_room = anyio.Event()
         self._events: list[Event] = []
         self._events_bytes = 0
         self._news = anyio.Event()
@@ -60,18 +67,17 @@ class DaemonSession(Session):
         return self._node
 
     async def _take(self) -> Sequence[Event]:
+        await anyio.lowlevel.checkpoint()  # before taking: who is cancelled must have taken nothing
         while True:
             if self._events:
                 batch, self._events = self._events, []
                 self._events_bytes = 0
                 self._room.set()
-                await anyio.lowlevel.checkpoint()
                 return batch
-            elif self._end is not None:
+            if self._end is not None:
                 raise self._end
-            else:
-                self._news = anyio.Event()
-                await self._news.wait()
+            self._news = anyio.Event()
+            await self._news.wait()
 
     async def status(self) -> Mapping[str, Any]:
         body = await self._ask(protocol.frame(Type.STATUS), Type.STATUS_IS)
@@ -94,34 +100,31 @@ class DaemonSession(Session):
                 raise MessageTooLarge(len(payload), self._message_bytes_max)
         sent: list[MessageId] = []
         for part in _parts(payloads):
-            request = protocol.build(
-                Type.SEND,
-                protocol.SEND,
-                guarantee=guarantee,
-                priority=priority,
-                groups=[group.key for group in groups],
-                lengths=list(map(len, part)),
-                payloads=b"".join(part),
-            )
-            accepted = protocol.parse(protocol.ACCEPTED, await self._ask(request, Type.ACCEPTED))
+            request = protocol.send_frame(groups, part, guarantee, priority)
+            answer = await self._ask(request, Type.ACCEPTED)
+            first, count = protocol.parse_accepted(answer)
             sent += [
-                MessageId(self._node, self._life, priority, accepted.first + place)
-                for place in range(accepted.count)
+                MessageId(self._node, self._life, priority, counter)
+                for counter in range(first, first + count)
             ]
         return sent
 
     async def _ask(self, request: bytes, answer_type: Type) -> bytes:
-        """Send *request*; the body of its answer."""
+        """Have *request* sent; the body of its answer.
+
+        Who is cancelled while the answer is on its way has asked all the same.
+        """
         answer = _Answer(answer_type)
-        async with self._asking:
+        async with self._asking:  # it is fair, so those who wait go in their order
+            while self._requests_bytes > REQUESTS_BYTES_MAX and self._end is None:
+                self._requests_room = anyio.Event()
+                await self._requests_room.wait()
             if self._end is not None:
                 raise self._end
             self._answers.append(answer)
-            try:
-                with anyio.CancelScope(shield=True):  # half a frame would be the end of the session
-                    await self._stream.send(request)
-            except (anyio.ClosedResourceError, anyio.EndOfStream):
-                pass  # the reader learns why
+            self._requests.append(request)
+            self._requests_bytes += len(request)
+            self._requests_wait.set()
         await answer.came.wait()
         if answer.body is None:
             raise self._end or self._lost()
@@ -149,6 +152,23 @@ class DaemonSession(Session):
         self._node, self._life = NodeId(fields.node), fields.life
         self._message_bytes_max = fields.message_bytes_max
 
+    async def _write(self) -> None:
+        """Send requests, all that wait at once.
+
+        It is the only one that does, so nobody who is cancelled leaves half a frame behind.
+        """
+        try:
+            while True:
+                while not self._requests:
+                    self._requests_wait = anyio.Event()
+                    await self._requests_wait.wait()
+                requests, self._requests = self._requests, []
+                self._requests_bytes = 0
+                self._requests_room.set()
+                await self._stream.send(requests[0] if len(requests) == 1 else b"".join(requests))
+        except (anyio.ClosedResourceError, anyio.EndOfStream):
+            return  # the reader learns why
+
     async def _read(self) -> None:
         """Take in what the daemon says, until it ends."""
         try:
@@ -161,12 +181,14 @@ class DaemonSession(Session):
             self._end = self._end or self._lost()
         except DaemonError as error:
             self._end = error
-        self._finish()
+        finally:
+            self._finish()
 
     def _finish(self) -> None:
         """Nothing more will come: let nobody wait for it."""
-        self._end = self._end or self._lost()
+        self._end = self._end or DaemonError(f"the session at {self._place} is closed")
         self._news.set()
+        self._requests_room.set()
         for answer in self._answers:
             answer.came.set()
         self._answers.clear()
@@ -240,6 +262,7 @@ async def connect(path: str | os.PathLike[str]) -> AsyncIterator[DaemonSession]:
         await session._greet()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(session._read)
+            tasks.start_soon(session._write)
             try:
                 yield session
             except BaseException as error:

@@ -6,9 +6,10 @@ server answers WELCOME or ERROR. Requests are answered in their order. All numbe
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 from construct import (
     Bytes,
@@ -26,10 +27,11 @@ from construct import (
     Terminated,
 )
 
-from vsync.errors import DaemonError
+from vsync.errors import DaemonError, MisuseError
 from vsync.events import ConfigurationChanged, Delivery
 from vsync.vocabulary import (
     GROUP_KEY_BYTES,
+    GROUPS_PER_MESSAGE_MAX,
     Configuration,
     GroupKey,
     Guarantee,
@@ -101,6 +103,8 @@ DELIVERY = Struct(
 _LENGTH: Final = struct.Struct(">I")
 _FRAME: Final = struct.Struct(">IB")
 _DELIVERY_FAST: Final = struct.Struct(">IQBQBB")
+_SEND_FAST: Final = struct.Struct(">BBB")
+_ACCEPTED_FAST: Final = struct.Struct(">BQI")
 
 
 def frame(kind: Type, body: bytes = b"") -> bytes:
@@ -120,6 +124,15 @@ def parse(declaration: "Construct[Any, Any]", body: bytes) -> Any:
     except (ConstructError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[-1]
         raise DaemonError(f"the other side sent a frame that makes no sense: {reason}") from error
+
+
+class Send(NamedTuple):
+    """Messages that a client wants sent, all alike but for their payloads."""
+
+    groups: tuple[GroupKey, ...]
+    payloads: list[bytes]
+    guarantee: Guarantee
+    priority: Priority
 
 
 class FrameReader:
@@ -153,6 +166,70 @@ class FrameReader:
                 start = end
         finally:
             del buffer[:start]
+
+
+def send_frame(
+    groups: Sequence[GroupKey], payloads: Sequence[bytes], guarantee: Guarantee, priority: Priority
+) -> bytes:
+    """The frame that sends *payloads*, as ``SEND`` declares it."""
+    count = len(payloads)
+    body = b"".join(
+        (
+            _SEND_FAST.pack(guarantee, priority, len(groups)),
+            *(group.key for group in groups),
+            struct.pack(f">{count + 1}I", count, *map(len, payloads)),
+            *payloads,
+        )
+    )
+    return frame(Type.SEND, body)
+
+
+def parse_send(body: bytes) -> Send:
+    """Read a SEND."""
+    try:
+        guarantee, priority, groups_count = _SEND_FAST.unpack_from(body)
+        start = _SEND_FAST.size + groups_count * GROUP_KEY_BYTES
+        groups = _keys(body[_SEND_FAST.size : start])
+        (count,) = _LENGTH.unpack_from(body, start)
+        start += _LENGTH.size
+        if not 1 <= groups_count <= GROUPS_PER_MESSAGE_MAX:
+            raise DaemonError(f"a message goes to 1 to {GROUPS_PER_MESSAGE_MAX} groups")
+        if not 1 <= count <= (len(body) - start) // _LENGTH.size:
+            raise DaemonError(f"the client announces {count} messages in {len(body)} bytes")
+        lengths = struct.unpack_from(f">{count}I", body, start)
+        start += count * _LENGTH.size
+        if sum(lengths) != len(body) - start:
+            raise DaemonError("the client sent messages whose lengths do not add up")
+        payloads = []
+        for length in lengths:
+            payloads.append(body[start : start + length])
+            start += length
+        return Send(groups, payloads, Guarantee(guarantee), Priority(priority))
+    except (struct.error, ValueError, MisuseError) as error:
+        raise DaemonError(f"the client sent messages that make no sense: {error}") from error
+
+
+def accepted_frame(priority: Priority, first: int, count: int) -> bytes:
+    """The frame that says which messages were accepted, as ``ACCEPTED`` declares it."""
+    return frame(Type.ACCEPTED, _ACCEPTED_FAST.pack(priority, first, count))
+
+
+def parse_accepted(body: bytes) -> tuple[int, int]:
+    """Read an ACCEPTED: the counter of the first message, and how many."""
+    try:
+        _, first, count = _ACCEPTED_FAST.unpack(body)
+    except struct.error as error:
+        raise DaemonError(f"the daemon sent an answer that makes no sense: {error}") from error
+    return first, count
+
+
+@lru_cache(maxsize=1024)
+def _keys(keys: bytes) -> tuple[GroupKey, ...]:
+    """Group keys, one after another. Few differ, and making one costs more than finding it."""
+    return tuple(
+        GroupKey(keys[place : place + GROUP_KEY_BYTES])
+        for place in range(0, len(keys), GROUP_KEY_BYTES)
+    )
 
 
 def event_frame(event: Delivery | ConfigurationChanged) -> bytes:
@@ -216,13 +293,10 @@ def parse_delivery(body: bytes, configuration: Configuration) -> Delivery:
         end = start + count * GROUP_KEY_BYTES
         return Delivery(
             MessageId(NodeId(sender), life, Priority(priority), counter),
-            tuple(
-                GroupKey(body[place : place + GROUP_KEY_BYTES])
-                for place in range(start, end, GROUP_KEY_BYTES)
-            ),
+            _keys(body[start:end]),
             body[end:],
             Guarantee(guarantee),
             configuration,
         )
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, MisuseError) as error:
         raise DaemonError(f"the daemon sent a delivery that makes no sense: {error}") from error

@@ -22,7 +22,7 @@ from vsync.daemon import protocol
 from vsync.daemon.protocol import DAEMON_PROTOCOL, FrameReader, Type
 from vsync.daemon.stream import Stream, accept, listen
 from vsync.errors import DaemonError, MisuseError, VsyncError
-from vsync.vocabulary import GROUPS_PER_MESSAGE_MAX, GroupKey, Guarantee, Priority
+from vsync.vocabulary import GroupKey
 
 RECEIVE_BYTES: Final = 2**18
 HELLO_S: Final = 5.0
@@ -74,8 +74,13 @@ def _clear(place: Path) -> None:
     if not stat.S_ISSOCK(mode):
         raise DaemonError(f"{place} is in the way: it is no socket; remove it or choose another")
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(place))
+        except BlockingIOError as error:  # it has more callers than it can take
+            raise DaemonError(
+                f"another daemon serves {place}; stop it or choose another socket"
+            ) from error
         except OSError as error:
             if error.errno not in (errno.ECONNREFUSED, errno.ENOENT):
                 raise DaemonError(
@@ -183,31 +188,14 @@ class _Client:
                 raise DaemonError(f"the client sent a frame of unknown type {kind}")
 
     async def _send(self, session: NodeSession, body: bytes) -> bytes:
-        fields = protocol.parse(protocol.SEND, body)
-        if sum(fields.lengths) != len(fields.payloads) or not fields.lengths:
-            raise DaemonError("the client sent messages whose lengths do not add up")
-        if fields.guarantee >= len(Guarantee) or fields.priority >= len(Priority):
-            raise DaemonError("the client asks for a guarantee or priority that does not exist")
-        if not 1 <= len(fields.groups) <= GROUPS_PER_MESSAGE_MAX:
-            raise MisuseError(f"a message goes to 1 to {GROUPS_PER_MESSAGE_MAX} groups")
-        payloads = []
-        start = 0
-        for length in fields.lengths:
-            payloads.append(fields.payloads[start : start + length])
-            start += length
+        messages = protocol.parse_send(body)
         sent = await session.send_batch(
-            payloads,
-            *map(GroupKey, fields.groups),
-            guarantee=Guarantee(fields.guarantee),
-            priority=Priority(fields.priority),
+            messages.payloads,
+            *messages.groups,
+            guarantee=messages.guarantee,
+            priority=messages.priority,
         )
-        return protocol.build(
-            Type.ACCEPTED,
-            protocol.ACCEPTED,
-            priority=fields.priority,
-            first=sent[0].counter,
-            count=len(sent),
-        )
+        return protocol.accepted_frame(messages.priority, sent[0].counter, len(sent))
 
     async def _tell(self, session: NodeSession) -> None:
         """Pass on the session's events."""

@@ -102,7 +102,9 @@ def listen(place: str) -> socket.socket:
     return listener
 
 
-async def accept(listener: socket.socket, handle: Callable[[Stream], Coroutine[Any, Any, None]]) -> None:
+async def accept(
+    listener: socket.socket, handle: Callable[[Stream], Coroutine[Any, Any, None]]
+) -> None:
     """Handle each connection in a task of its own, until cancelled."""
     async with anyio.create_task_group() as tasks:
         while True:
@@ -117,3 +119,4 @@ async def accept(listener: socket.socket, handle: Callable[[Stream], Coroutine[A
                     unless_handled.callback(connected.close)
                     tasks.start_soon(handle, Stream(connected))
                     unless_handled.pop_all()
+                await anyio.lowlevel.checkpoint()
