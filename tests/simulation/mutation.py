@@ -111,8 +111,8 @@ MUTATIONS = (
     Mutation(
         "tokens of other rings are taken",
         "engine/ordering.py",
-        "header.sender != predecessor or token.ring != self._ring",
-        "header.sender != predecessor",
+        "log is None or token.ring != log.ring or token.token_seq <= rotation.token_seq",
+        "log is None or token.token_seq <= rotation.token_seq",
     ),
     Mutation(
         "a lost token is never sent again",

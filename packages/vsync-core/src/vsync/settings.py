@@ -3,8 +3,6 @@
 Units are at the end of each name. Presets are written as the difference from ``lan``.
 """
 
-import os
-from pathlib import Path
 from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -114,14 +112,6 @@ class RingSettings(Strict):
         return self
 
 
-def default_state_dir() -> Path:
-    """Where a node keeps what must outlive it, when nobody says so: this user's state directory."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/vsync")
-    home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "vsync"
-
-
 class NodeSection(Strict):
     """``[node]``: this node alone."""
 
@@ -154,9 +144,3 @@ class NodeSettings(Strict):
     transport: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """A section for each transport, by name; read by the transport's own model."""
     daemon: DaemonSection = Field(default_factory=DaemonSection)
-
-    @property
-    def state_dir(self) -> Path:
-        """The state directory, given or default."""
-        given = self.node.state_dir
-        return default_state_dir() if given is None else Path(given)

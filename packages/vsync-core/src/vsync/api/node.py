@@ -23,6 +23,7 @@ from vsync.events import Event
 from vsync.runtime import Driver, StateStore
 from vsync.runtime.driver import Submission
 from vsync.runtime.mailbox import Mailbox
+from vsync.runtime.store import state_directory
 from vsync.settings import NodeSettings
 from vsync.settings_file import read_settings, transport_of
 from vsync.trace import TraceWriter
@@ -61,7 +62,7 @@ class Node:
         self._tell.setblocking(False)
         self.send_queue_bytes = max(SEND_QUEUE_BYTES, 2 * settings.ring.message_bytes_max)
         try:
-            self._store = StateStore(settings.state_dir, self.id)
+            self._store = StateStore(state_directory(settings.node.state_dir), self.id)
         except BaseException:
             self._close_sockets()
             raise

@@ -19,6 +19,16 @@ AHEAD: Final = 64
 """Ring numbers set aside with one write."""
 
 
+def state_directory(given: str | None) -> Path:
+    """The state directory: as *given* in the settings, else this user's own."""
+    if given is not None:
+        return Path(given)
+    if os.geteuid() == 0:
+        return Path("/var/lib/vsync")
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "vsync"
+
+
 class StateStore:
     """The durable state of one node, locked for one process at a time.
 

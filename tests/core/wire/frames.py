@@ -1,0 +1,81 @@
+"""Frames for tests, and strategies that make them."""
+
+from hypothesis import strategies as st
+
+from vsync.vocabulary import NodeId, RingId
+from vsync.wire import REQUESTS_MAX, Beacon, Codec, Commit, Entry, Join, Token, Wake, network_of
+
+NETWORK = network_of("test")
+ME, LIFE = NodeId(7), 0x0102030405060708
+CODEC = Codec(NETWORK, ME, LIFE)
+
+uint64 = st.integers(0, 2**64 - 1)
+uint32 = st.integers(0, 2**32 - 1)
+ring_seqs = st.integers(0, 2**62)
+node_ids = st.integers(1, 2**32 - 1).map(NodeId)
+rings = st.builds(RingId, ring_seqs, node_ids)
+nodes = st.frozensets(node_ids, max_size=20)
+seqs = st.integers(1, 2**64 - 1)
+pieces = st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=20)
+
+
+@st.composite
+def tokens(draw: st.DrawFn) -> Token:
+    """Any token that a node may send."""
+    seq = draw(uint64)
+    return Token(
+        draw(rings),
+        draw(uint64),
+        seq,
+        draw(st.integers(0, seq)),
+        draw(uint32),
+        draw(uint32),
+        draw(uint32),
+        draw(uint32),
+        draw(st.booleans()),
+        draw(st.lists(st.integers(0, seq), max_size=REQUESTS_MAX)),
+    )
+
+
+@st.composite
+def joins(draw: st.DrawFn) -> Join:
+    """Any join or leave."""
+    leaving = draw(st.booleans())
+    processes, failed = draw(nodes), draw(nodes)
+    if not leaving:
+        processes, failed = processes | {ME}, failed - {ME}
+    refused = frozenset(node for node in failed if draw(st.booleans()))
+    return Join(
+        ME, LIFE, draw(rings), draw(ring_seqs), draw(uint64), leaving, processes, failed, refused
+    )
+
+
+@st.composite
+def commits(draw: st.DrawFn) -> Commit:
+    """Any commit token."""
+    members = sorted(draw(st.sets(node_ids, min_size=1, max_size=12)))
+    return Commit(draw(rings), draw(uint32), tuple(draw(entries(node)) for node in members))
+
+
+@st.composite
+def entries(draw: st.DrawFn, node: NodeId) -> Entry:
+    """An entry of *node*, filled or not."""
+    if not draw(st.booleans()):
+        return Entry(node)
+    attempt = draw(st.none() | rings)
+    return Entry(
+        node,
+        True,
+        draw(rings),
+        draw(uint64),
+        draw(uint64),
+        draw(uint64),
+        attempt,
+        draw(uint64) if attempt else 0,
+        draw(uint64) if attempt else 0,
+        draw(nodes),
+    )
+
+
+beacons = st.builds(Beacon, st.just(ME), st.just(LIFE), rings, ring_seqs, nodes)
+wakes = st.builds(Wake, rings)

@@ -1,0 +1,118 @@
+"""The bytes of every frame, written by hand: who changes one changes the protocol."""
+
+import zlib
+
+import pytest
+
+from tests.core.wire.frames import CODEC, LIFE, ME, NETWORK
+from vsync.vocabulary import NodeId, RingId
+from vsync.wire import (
+    DATA_OVERHEAD_BYTES,
+    PROTOCOL_VERSION,
+    RECOVERED_OVERHEAD_BYTES,
+    Beacon,
+    Commit,
+    Entry,
+    FrameType,
+    Join,
+    Token,
+    Wake,
+)
+
+RING = RingId(9, NodeId(2))
+RING_HEX = "0000000000000009 00000002"
+
+
+def packet(kind: FrameType, body: str) -> bytes:
+    """A packet whose body is *body* in hexadecimal digits."""
+    checked = NETWORK.to_bytes(4) + bytes.fromhex("00000007 0102030405060708") + bytes.fromhex(body)
+    return b"VS" + bytes((PROTOCOL_VERSION, kind)) + zlib.crc32(checked).to_bytes(4) + checked
+
+
+TOKEN = RING_HEX + (
+    "000000000000000a"  # token_seq
+    "0000000000000005"  # seq
+    "0000000000000004"  # aru
+    "00000003"  # aru_owner
+    "00000006"  # sent
+    "00000008"  # backlog
+    "00000001"  # blocked_by
+    "01"  # recovering
+    "0002"  # requests: two
+    "0000000000000004 0000000000000005"
+)
+DATA = RING_HEX + (
+    "0000000000000005"  # seq
+    "0000000000000001"  # index
+    "0000000000000003"  # counter
+    "2b"  # safe (3), medium (2 << 2), unfinished (0x20)
+    "0002"  # two pieces
+    "0001 0002"  # of one and two bytes
+    "61 6263"
+)
+JOIN = RING_HEX + (
+    "000000000000000b"  # ring_seq_max
+    "0000000000000004"  # number
+    "00"  # not leaving
+    "0002 00000002 00000007"  # processes
+    "0001 00000005"  # failed
+    "0000"  # refused
+)
+COMMIT = RING_HEX + (
+    "00000003"  # token_seq
+    "0002"  # two entries
+    "00000002 00"  # node 2, not filled
+    "00000007 01"  # node 7, filled
+    "0000000000000001 00000007"  # its old ring
+    "000000000000000a 000000000000000c 0000000000000009"  # aru, high, delivered
+    "01 0000000000000003 00000002 0000000000000001 0000000000000002"  # attempt: ring, aru, high
+    "0001 00000004"  # owes
+)
+BEACON = RING_HEX + "0000000000000009" + "0001 00000001"  # ring_seq_max, heard
+
+
+def test_a_token_has_these_bytes() -> None:
+    token = Token(RING, 10, 5, 4, 3, 6, 8, 1, True, [4, 5])
+    assert CODEC.token(token) == packet(FrameType.TOKEN, TOKEN)
+
+
+def test_a_data_packet_has_these_bytes() -> None:
+    assert CODEC.data(RING, 5, 1, 3, 0x2B, [b"a", b"bc"]).packet == packet(FrameType.DATA, DATA)
+
+
+def test_a_recovered_packet_has_these_bytes() -> None:
+    body = RING_HEX + "0000000000000005" + "616263"
+    assert CODEC.recovered(RING, 5, b"abc").packet == packet(FrameType.RECOVERED, body)
+
+
+def test_a_join_has_these_bytes() -> None:
+    join = Join(ME, LIFE, RING, 11, 4, False, frozenset({NodeId(2), ME}), frozenset({NodeId(5)}))
+    assert CODEC.join(join) == packet(FrameType.JOIN, JOIN)
+
+
+def test_a_commit_token_has_these_bytes() -> None:
+    entry = Entry(
+        ME, True, RingId(1, ME), 10, 12, 9, RingId(3, NodeId(2)), 1, 2, frozenset({NodeId(4)})
+    )
+    commit = Commit(RING, 3, (Entry(NodeId(2)), entry))
+    assert CODEC.commit(commit) == packet(FrameType.COMMIT, COMMIT)
+
+
+def test_a_beacon_has_these_bytes() -> None:
+    beacon = Beacon(ME, LIFE, RING, 9, frozenset({NodeId(1)}))
+    assert CODEC.beacon(beacon) == packet(FrameType.BEACON, BEACON)
+
+
+def test_a_wake_has_these_bytes() -> None:
+    assert CODEC.wake(Wake(RING)) == packet(FrameType.WAKE, RING_HEX)
+
+
+@pytest.mark.parametrize(
+    ("made", "size"),
+    [
+        (CODEC.data(RING, 1, 0, 0, 0, [b"x"]).packet, DATA_OVERHEAD_BYTES + 2 + 1),
+        (CODEC.recovered(RING, 1, b"x").packet, RECOVERED_OVERHEAD_BYTES + 1),
+    ],
+)
+def test_the_overhead_that_packing_counts_with_is_the_real_one(made: bytes, size: int) -> None:
+    assert len(made) == size
