@@ -359,4 +359,4 @@ async def open_node(
             logger.warning("node %d: %s", node.id, ended_by)
         raise failure
     if ended_by is not None:
-        raise ended_by
+        raise node._driver.end_error()

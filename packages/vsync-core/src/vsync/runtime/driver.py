@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from vsync.engine import Engine, State
@@ -89,6 +90,7 @@ class Driver:
         self._closing_by: float | None = None
         self.failure: BaseException | None = None
         """Why the thread ended, if not because it was told to."""
+        self._failed_at: TracebackType | None = None
         self._deaf = False
         self.ended = False
         """Nothing will happen any more; set before the last notification."""
@@ -152,7 +154,10 @@ class Driver:
 
     def end_error(self) -> BaseException:
         """What to raise where the node is closed or closing."""
-        return self.failure or NodeClosed("the node is closed; open it again to use it")
+        if self.failure is None:
+            return NodeClosed("the node is closed; open it again to use it")
+        # It may be raised many times; each time with where it came from, and no more.
+        return self.failure.with_traceback(self._failed_at)
 
     @property
     def unsent_bytes(self) -> int:
@@ -207,6 +212,7 @@ class Driver:
         except BaseException as error:
             # Whatever ends the thread is raised where the node is used.
             self.failure = error
+            self._failed_at = error.__traceback__
             with contextlib.suppress(Exception):  # what failed may fail again
                 self._say_farewell()
         finally:
