@@ -6,7 +6,7 @@ server answers WELCOME or ERROR. Requests are answered in their order. All numbe
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -142,9 +142,10 @@ class FrameReader:
         self.frame_bytes_max = frame_bytes_max
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+    def feed(self, data: bytes) -> Generator[tuple[int, bytes], None, None]:
         """Add *data*; the frames that are complete now, as type and body.
 
+        Frames that the caller does not ask for any more stay for the next call.
         Raises DaemonError for a length that no frame has.
         """
         buffer = self._buffer
@@ -162,8 +163,8 @@ class FrameReader:
                 if len(buffer) < end:
                     break
                 body = start + _FRAME.size
-                yield buffer[body - 1], bytes(memoryview(buffer)[body:end])
                 start = end
+                yield buffer[body - 1], bytes(memoryview(buffer)[body:end])
         finally:
             del buffer[:start]
 

@@ -7,6 +7,7 @@ slow session does, until ``client_stuck_s`` has passed; then it is cut off.
 import contextlib
 import errno
 import json
+import logging
 import os
 import socket
 import stat
@@ -30,6 +31,9 @@ HELLO_S: Final = 5.0
 
 WRITE_BYTES: Final = 2**18
 """About how much is handed to the kernel at once."""
+
+
+logger = logging.getLogger(__name__)
 
 
 async def serve(
@@ -131,19 +135,21 @@ class _Client:
 
     async def _greet(self) -> None:
         with anyio.move_on_after(HELLO_S) as waiting:
-            greeted = False
-            while not greeted:
-                for kind, body in self._reader.feed(await self._stream.receive(4096)):
-                    if kind != Type.HELLO:
-                        raise DaemonError("a client begins with HELLO; is this a vsync client?")
-                    theirs = protocol.parse(protocol.HELLO, body).protocol
-                    if theirs != DAEMON_PROTOCOL:
-                        raise DaemonError(
-                            f"the client speaks protocol {theirs}, this daemon {DAEMON_PROTOCOL}; "
-                            "install the same version of vsync-core for both"
-                        )
-                    greeted = True
-                    self._reader.frame_bytes_max = self._limit
+            first: tuple[int, bytes] | None = None
+            while first is None:
+                data = await self._stream.receive(4096)
+                with contextlib.closing(self._reader.feed(data)) as frames:
+                    first = next(frames, None)  # what came with it is looked at later
+            kind, body = first
+            if kind != Type.HELLO:
+                raise DaemonError("a client begins with HELLO; is this a vsync client?")
+            theirs = protocol.parse(protocol.HELLO, body).protocol
+            if theirs != DAEMON_PROTOCOL:
+                raise DaemonError(
+                    f"the client speaks protocol {theirs}, this daemon {DAEMON_PROTOCOL}; "
+                    "install the same version of vsync-core for both"
+                )
+            self._reader.frame_bytes_max = self._limit
         if waiting.cancelled_caught:
             raise DaemonError(f"the client said nothing for {HELLO_S:.0f} s")
         await self._write(
@@ -159,16 +165,17 @@ class _Client:
 
     async def _obey(self, session: NodeSession) -> None:
         """Carry out what the client asks for, in its order."""
+        data = b""  # at first, what came together with HELLO
         while True:
-            try:
-                data = await self._stream.receive(RECEIVE_BYTES)
-            except anyio.EndOfStream:
-                return
             answers = [
                 await self._answer(session, kind, body) for kind, body in self._reader.feed(data)
             ]
             if answers:
                 await self._write(b"".join(answers))
+            try:
+                data = await self._stream.receive(RECEIVE_BYTES)
+            except anyio.EndOfStream:
+                return
 
     async def _answer(self, session: NodeSession, kind: int, body: bytes) -> bytes:
         match kind:
@@ -219,7 +226,14 @@ class _Client:
             await anyio.sleep(patience / 4)
             since = session.full_since
             if since is not None and time.monotonic() - since > patience:
+                logger.warning(
+                    "node %d: a local program took nothing for %.1f s while the ring waited for "
+                    "it, and is cut off",
+                    self._node.id,
+                    patience,
+                )
                 scope.cancel()
+                return
 
     async def _write(self, data: bytes) -> None:
         async with self._writing:
