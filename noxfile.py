@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import nox
@@ -119,6 +120,13 @@ def simulation(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
+def scenarios(session: nox.Session) -> None:
+    """Play every scenario and rewrite what its file says; then read the difference."""
+    run_tool(session, "pytest", "tests/core/engine/test_scenarios.py", env={"VSYNC_REWRITE": "1"})
+    session.log("Now read what `git diff tests/core/engine/scenarios` shows.")
+
+
+@nox.session(venv_backend="none", default=False)
 def mutation(session: nox.Session) -> None:
     """Break the engine on purpose, one way at a time, and see that the simulator notices."""
     run_python(session, "-m", "tests.simulation.mutation", *session.posargs)
@@ -157,7 +165,7 @@ def bump(session: nox.Session) -> None:
 # What the sessions above are made of.
 
 
-def run_python(session: nox.Session, *arguments: str) -> None:
+def run_python(session: nox.Session, *arguments: str, env: Mapping[str, str] | None = None) -> None:
     """Run Python with ``arguments`` in the environment that nox runs in."""
     missing = [name for name in ("pytest", "mypy") if importlib.util.find_spec(name) is None]
     if missing:
@@ -167,12 +175,14 @@ def run_python(session: nox.Session, *arguments: str) -> None:
         )
     # The environment need not be activated: what it installed is found all the same.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    session.run(sys.executable, *arguments, env={"PATH": path})
+    session.run(sys.executable, *arguments, env={"PATH": path, **(env or {})})
 
 
-def run_tool(session: nox.Session, module: str, *arguments: str) -> None:
+def run_tool(
+    session: nox.Session, module: str, *arguments: str, env: Mapping[str, str] | None = None
+) -> None:
     """Run a tool that is a Python module."""
-    run_python(session, "-m", module, *arguments)
+    run_python(session, "-m", module, *arguments, env=env)
 
 
 def run_command(session: nox.Session, *arguments: str) -> None:

@@ -109,12 +109,6 @@ MUTATIONS = (
         "log is None or token.ring != log.ring",
     ),
     Mutation(
-        "tokens of other rings are taken",
-        "engine/ordering.py",
-        "log is None or token.ring != log.ring or token.token_seq <= rotation.token_seq",
-        "log is None or token.token_seq <= rotation.token_seq",
-    ),
-    Mutation(
         "a lost token is never sent again",
         "engine/ordering.py",
         "            self._transmit.append(Burst(address, [packet]))\n            self._resend_s",
@@ -155,12 +149,6 @@ MUTATIONS = (
         "engine/membership.py",
         "        self._open_log = None\n        self._pass_commit(",
         "        self._pass_commit(",
-    ),
-    Mutation(
-        "a commit token of any membership is taken",
-        "engine/membership.py",
-        "                    and frozenset(commit.members) == self._gathering.candidates\n",
-        "",
     ),
     Mutation(
         "frames of any ring are taken",

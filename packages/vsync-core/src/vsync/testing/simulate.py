@@ -35,6 +35,7 @@ from vsync.testing.faults import (
     random_settings,
 )
 from vsync.testing.network import Action, Rule
+from vsync.testing.properties import check
 from vsync.vocabulary import Guarantee
 from vsync.wire.header import FrameType
 
@@ -165,7 +166,7 @@ def simulate(seed: int, nodes: int, steps: Sequence[Step] | None = None) -> Outc
             Failure(property="exception", text=f"{type(error).__name__}: {said} ({where})")
         )
     history = cluster.history()
-    findings = cluster.check(quiet=not failures)
+    findings = check(history, quiet=not failures)
     failures += [
         Failure(property=breach.property, text=breach.text, line=max(breach.lines, default=None))
         for breach in findings.violations
