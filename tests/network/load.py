@@ -1,9 +1,9 @@
 """Send messages of all guarantees, priorities and sizes through the sockets of running nodes.
 
-    python -m tests.network.load [options] SOCKET...
+    python -m tests.network.load [options] --report FILE SOCKET...
 
 A node that is not there, or goes away, is tried again. The program ends when its standard input
-does, and then writes which messages were accepted, as JSON.
+does, and then writes what became of it as JSON: above all, which messages were accepted.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import anyio
 
 import vsync
 from vsync.errors import VsyncError
+from vsync.events import Delivery
 from vsync.vocabulary import GroupKey, Guarantee, Priority
 
 SIZES_BYTES = (1, 100, 1400, 20_000, 300_000)
@@ -34,6 +35,7 @@ class Sender:
         self.accepted: list[str] = []
         self.sent = 0
         self.received = 0
+        self.received_bytes = 0
         self._options = options
         self._random = random.Random(f"{options.seed} {socket.name}")
 
@@ -56,22 +58,28 @@ class Sender:
         if self._options.receive:
             await session.join(*GROUPS)
         async for batch in session.batches():
-            self.received += len(batch)
+            for event in batch:
+                if isinstance(event, Delivery):
+                    self.received += 1
+                    self.received_bytes += len(event.payload)
 
     async def _send(self, session: vsync.Session) -> None:
         dice = self._random
         rate = self._options.rate
         while True:
             size = self._options.size or dice.choices(SIZES_BYTES, WEIGHTS)[0]
-            id = await session.send(
-                dice.randbytes(min(size, 64)).ljust(size, b"."),
+            payloads = [
+                dice.randbytes(min(size, 64)).ljust(size, b".") for _ in range(self._options.batch)
+            ]
+            ids = await session.send_batch(
+                payloads,
                 *dice.sample(GROUPS, dice.choice((1, 1, 1, 2, 3))),
                 guarantee=dice.choice(list(Guarantee)),
                 priority=dice.choice(list(Priority)),
             )
-            self.sent += 1
-            if self._options.accepted:
-                self.accepted.append(str(id))
+            self.sent += len(ids)
+            if not self._options.forget:
+                self.accepted += map(str, ids)
             if rate:
                 await anyio.sleep(dice.expovariate(rate))
 
@@ -89,11 +97,13 @@ def main() -> None:
     """Send, then write what became of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sockets", nargs="+", type=Path, metavar="SOCKET")
-    parser.add_argument("--rate", type=float, default=150, help="a node, a second; 0: no limit")
+    parser.add_argument("--rate", type=float, default=150, help="batches a node, a second; 0: no limit")
     parser.add_argument("--size", type=int, help="bytes; without it: all sizes")
+    parser.add_argument("--batch", type=int, default=1, help="messages handed over at a time")
     parser.add_argument("--seed", default="1")
     parser.add_argument("--receive", action="store_true", help="receive all messages as well")
-    parser.add_argument("--accepted", type=Path, help="write what was accepted to this file")
+    parser.add_argument("--forget", action="store_true", help="do not tell what was accepted")
+    parser.add_argument("--report", type=Path, required=True, help="the file to write at the end")
     options = parser.parse_args()
     senders = [Sender(socket, options) for socket in options.sockets]
     began = time.monotonic()
@@ -102,10 +112,10 @@ def main() -> None:
         "seconds": time.monotonic() - began,
         "sent": {str(sender.socket): sender.sent for sender in senders},
         "received": {str(sender.socket): sender.received for sender in senders},
+        "received_bytes": {str(sender.socket): sender.received_bytes for sender in senders},
         "accepted": [id for sender in senders for id in sender.accepted],
     }
-    if options.accepted:
-        options.accepted.write_text(json.dumps(found))
+    options.report.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -138,11 +138,11 @@ class Load:
     """One process that sends messages of all kinds through the nodes' sockets until it ends."""
 
     def __init__(self, directory: Path, nodes: Sequence[Node], *arguments: str) -> None:
-        self._accepted = directory / f"accepted-{time.monotonic_ns()}.json"
+        self._report = directory / f"load-{time.monotonic_ns()}.json"
         self._process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tests.network.load"),
-                *("--accepted", str(self._accepted), *arguments),
+                *("--report", str(self._report), *arguments),
                 *(str(node.socket) for node in nodes),
             ],
             cwd=ROOT,
@@ -152,15 +152,19 @@ class Load:
 
     def stop(self) -> dict[str, Any]:
         """End it, and give what it says of itself: ``accepted`` are the messages by their ids."""
-        assert self._process.poll() is None, "the load ended by itself; it says why above"
+        assert self.running, "the load ended by itself; it says why above"
         assert self._process.stdin is not None
         self._process.stdin.close()
         assert self._process.wait(PATIENCE_S) == 0
-        found: dict[str, Any] = json.loads(self._accepted.read_text())
+        found: dict[str, Any] = json.loads(self._report.read_text())
         return found
 
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
     def close(self) -> None:
-        if self._process.poll() is None:
+        if self.running:
             self._process.kill()
         self._process.wait()
         if self._process.stdin is not None:
@@ -179,7 +183,7 @@ class Ring:
         self._housed = housed
         self._ring = ring or 'preset = "lan"'
         self._stack = contextlib.ExitStack()
-        self._accepted: list[str] = []
+        self._loads: list[Load] = []
         self._parted = False
         self.ethernet: Ethernet | None = None
         self.nodes: list[Node] = []
@@ -231,9 +235,10 @@ class Ring:
             if not numbers or node.number in numbers:
                 node.start(trace=trace)
 
-    def load(self, *arguments: str) -> Load:
-        """Send through all nodes until the load is stopped; see ``tests/network/load.py``."""
-        load = Load(self._directory, self.nodes, *arguments)
+    def load(self, *arguments: str, nodes: Sequence[Node] = ()) -> Load:
+        """Send through *nodes*, or all, until the load is stopped; see ``tests/network/load.py``."""
+        load = Load(self._directory, nodes or self.nodes, *arguments)
+        self._loads.append(load)
         self._stack.callback(load.close)
         return load
 
@@ -294,8 +299,8 @@ class Ring:
             rules = "table netdev loss\ndelete table netdev loss\n"
             if percent:
                 rules += (
-                    "table netdev loss { chain in { type filter hook ingress device eth0 "
-                    f"priority 0; numgen random mod 10000 < {round(percent * 100)} drop; }} }}\n"
+                    "table netdev loss {\nchain in {\ntype filter hook ingress device eth0 "
+                    f"priority 0\nnumgen random mod 10000 < {round(percent * 100)} drop\n}}\n}}\n"
                 )
             filter_packets(host.name, rules)
 
@@ -311,8 +316,8 @@ class Ring:
             )
             filter_packets(
                 self.ethernet.name,
-                f"table netdev repeat_{port} {{ chain in {{ type filter hook ingress device {port} "
-                f"priority 0;\n{rules}\n}} }}\n",
+                f"table netdev repeat_{port} {{\nchain in {{\ntype filter hook ingress device {port} "
+                f"priority 0\n{rules}\n}}\n}}\n",
             )
 
     def _host(self, number: int) -> Host:
@@ -325,6 +330,10 @@ class Ring:
     def wait_for(self, *numbers: int, within_s: float = PATIENCE_S) -> None:
         """Wait until these nodes, or all, are in one configuration of just them."""
         chosen = [node for node in self.nodes if not numbers or node.number in numbers]
+        self.wait_for_all_of(chosen, within_s=within_s)
+
+    def wait_for_all_of(self, chosen: Sequence[Node], *, within_s: float = PATIENCE_S) -> None:
+        """Wait until these nodes are in one configuration of just them."""
         expected = sorted(node.number for node in chosen)
 
         def agreed() -> bool:
@@ -349,6 +358,7 @@ class Ring:
             before[node.number] = node.following.delivered
 
         def enough() -> bool:
+            assert any(load.running for load in self._loads), "no load runs; it says why above"
             for node in running:
                 node.following.read()
             return all(
@@ -357,7 +367,22 @@ class Ring:
                 if node.running
             )
 
-        eventually(enough, lambda: f"{count} more messages everywhere{self.complaints()}")
+        def described() -> str:
+            seen = {
+                node.number: f"{node.following.delivered - before[node.number]} {node.following.last}"
+                for node in running
+            }
+            return f"{count} more messages everywhere: {seen}{self.complaints()}"
+
+        eventually(enough, described)
+
+    def wait_until_told(self, numbers: Sequence[int]) -> None:
+        """Wait until every node says on its output that it is in a configuration of *numbers*."""
+        members = f"members {' '.join(map(str, numbers))}"
+        eventually(
+            lambda: all(members in (node.told() or [""])[-1] for node in self.nodes),
+            lambda: f"{members} told everywhere{self.complaints()}",
+        )
 
     def complaints(self) -> str:
         """What the nodes wrote to standard error."""
@@ -366,13 +391,13 @@ class Ring:
 
     def settle(self) -> None:
         """Wait until all nodes that run are in one configuration, and nothing happens any more."""
-        running = [node.number for node in self.nodes if node.running]
+        running = [node for node in self.nodes if node.running]
         end = time.monotonic() + PATIENCE_S
         while True:
-            self.wait_for(*running)
-            before = [self[number].trace.stat().st_size for number in running]
+            self.wait_for_all_of(running)
+            before = [node.trace.stat().st_size for node in running]
             time.sleep(QUIET_S)
-            if before == [self[number].trace.stat().st_size for number in running]:
+            if before == [node.trace.stat().st_size for node in running]:
                 return
             assert time.monotonic() < end, f"the nodes never became quiet{self.complaints()}"
 
@@ -384,17 +409,16 @@ class Ring:
         """
         accepted = load.stop()["accepted"]
         self.settle()
-        living = {node.number for node in self.nodes if node.running}
+        living = [node for node in self.nodes if node.running]
         report = self.check(quiet=True)
         assert len(accepted) >= messages, f"only {len(accepted)} messages were accepted"
         lost = self._lost(report, accepted)
         assert not lost, f"{len(lost)} accepted messages are lost, such as {lost[:5]}"
-        for node in self.nodes:
-            if node.number in living:
-                status = node.status()
-                assert status["state"] == "operational"
-                assert status["configuration"]["members"] == sorted(living)
-                assert (status["pending_bytes"], status["unstable"]) == (0, 0)
+        for node in living:
+            status = node.status()
+            assert status["state"] == "operational"
+            assert status["configuration"]["members"] == sorted(node.number for node in living)
+            assert (status["pending_bytes"], status["unstable"]) == (0, 0)
         return report
 
     def _lost(self, report: Report, accepted: Iterable[str]) -> list[str]:
