@@ -56,6 +56,21 @@ MISTAKES = {
     ),
     "no id": ("[ring]\n", r"\[node\] is missing"),
     "an id of the wrong type": (GOOD.replace("id = 1", 'id = "x"'), r"node.toml:2: id in \[node\]"),
+    "an id in quotes": (GOOD.replace("id = 1", 'id = "1"'), r"id in \[node\] .*integer, not '1'"),
+    "an id that is true": (GOOD.replace("id = 1", "id = true"), r"integer, not True"),
+    "a section that is a number": ("node = 3\n", r"node.toml:1: \[node\] must be a section, not 3"),
+    "a transport that is a number": (
+        GOOD.replace("[transport.udp]\nbind =", "[transport]\nudp ="),
+        r"node.toml:9: udp in \[transport\] must be a section",
+    ),
+    "a misspelt transport section": (
+        GOOD.replace("transport.udp", "transport.upd"),
+        r'node.toml:8: \[transport.upd\]: no transport has that name here; did you mean "udp"\?',
+    ),
+    "a section of an unknown transport": (
+        GOOD + "[transport.pigeons]\nspeed = 1\n",
+        r"node.toml:10: \[transport.pigeons\]: .* install it, or remove its section",
+    ),
     "an id out of range": (GOOD.replace("id = 1", "id = 0"), r"greater than or equal to 1, not 0"),
     "an unknown preset": (GOOD.replace('"lan"', '"lane"'), r"preset 'lane' is unknown"),
     "settings that do not fit": (
@@ -81,3 +96,21 @@ def test_a_missing_transport_says_what_to_install(tmp_path: Path) -> None:
     text = GOOD.replace('preset = "lan"', 'transport = "ib"')
     with pytest.raises(PluginNotFound, match="pip install vsync-transport-ib"):
         read_settings(written(tmp_path, text))
+
+
+def test_sections_of_other_installed_transports_may_stay(tmp_path: Path) -> None:
+    text = GOOD + '[transport.memory]\nnetwork = "x"\n'
+    assert read_settings(written(tmp_path, text)).ring.transport == "udp"
+
+
+def test_whole_numbers_do_for_seconds(tmp_path: Path) -> None:
+    text = GOOD.replace('preset = "lan"', "token_lost_s = 2")
+    assert read_settings(written(tmp_path, text)).ring.token_lost_s == 2.0
+
+
+def test_a_directory_and_a_picture_are_no_settings_files(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot read the settings file"):
+        read_settings(tmp_path)
+    (tmp_path / "picture.toml").write_bytes(b"\x89PNG\xff")
+    with pytest.raises(SettingsError, match="is no text in UTF-8"):
+        read_settings(tmp_path / "picture.toml")

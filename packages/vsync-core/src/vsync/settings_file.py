@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from vsync.errors import SettingsError
-from vsync.plugins import load_transport
+from vsync.plugins import list_plugins, load_transport
 from vsync.settings import NodeSettings
 from vsync.transport import Transport
 
@@ -38,7 +38,8 @@ def read_settings(path: str | os.PathLike[str]) -> NodeSettings:
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{file} is not valid TOML: {error}") from error
     try:
-        settings = NodeSettings.model_validate(written)
+        # Strictly: a file that says "1", true or 1.0 for a whole number is mistaken somewhere.
+        settings = NodeSettings.model_validate(written, strict=True)
     except ValidationError as error:
         raise SettingsError(_sentences(error, file, text, NodeSettings, ())) from error
     scheme = settings.ring.transport
@@ -48,7 +49,24 @@ def read_settings(path: str | os.PathLike[str]) -> NodeSettings:
     except ValidationError as error:
         prefix = ("transport", scheme)
         raise SettingsError(_sentences(error, file, text, transport.SETTINGS, prefix)) from error
+    _refuse_unknown_transports(settings, file, text)
     return settings
+
+
+def _refuse_unknown_transports(settings: NodeSettings, file: Path, text: str) -> None:
+    """Refuse sections of transports that nobody knows: a misspelt one must not go unnoticed."""
+    others = [name for name in settings.transport if name != settings.ring.transport]
+    installed = [plugin.name for plugin in list_plugins()] if others else []
+    lines = []
+    for name in others:
+        if name not in installed:
+            close = difflib.get_close_matches(name, installed, n=1, cutoff=0.5)
+            advice = f'did you mean "{close[0]}"?' if close else "install it, or remove its section"
+            number = _line_of(text, ("transport", name))
+            place = f"{file}:{number}" if number else str(file)
+            lines.append(f"{place}: [transport.{name}]: no transport has that name here; {advice}")
+    if lines:
+        raise SettingsError("\n".join(lines))
 
 
 def transport_of(settings: NodeSettings) -> tuple[type[Transport], BaseModel]:
@@ -93,6 +111,8 @@ def _sentence(
     if kind == "missing":
         example = "; it begins with `[node]`, then `id = 1`" if name == "[node]" else ""
         return f"{name} is missing; every node needs it{example}"
+    if kind in ("model_type", "dict_type"):
+        return f"{name} must be a section, not {mistake.get('input')!r}"
     message = str(mistake["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     if kind == "value_error":
         return f"{name}: {message}" if name else message
