@@ -37,8 +37,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
-    """Check every annotation: mypy, strict, over packages, tests and this file."""
-    run_tool(session, "mypy", "packages", "tests", "noxfile.py")
+    """Check every annotation: mypy, strict, over packages, tests, benchmarks and this file."""
+    run_tool(session, "mypy", "packages", "tests", "benchmarks", "noxfile.py")
 
 
 @nox.session(venv_backend="none")
@@ -59,6 +59,21 @@ def tests(session: nox.Session) -> None:
 def network(session: nox.Session) -> None:
     """Run the tests on network namespaces; they need root, iproute2 and nftables."""
     run_tool(session, "pytest", "-m", "network", "-rs", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
+def membership(session: nox.Session) -> None:
+    """Time changes of membership on network namespaces; ``-- --tries 5``. Needs root."""
+    run_python(session, "-m", "benchmarks.membership", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
+def accusations(session: nox.Session) -> None:
+    """See that a ring under full load for six minutes accuses nobody; ``-- --seconds 60``.
+
+    Needs root, for network namespaces.
+    """
+    run_python(session, "-m", "benchmarks.accusations", *session.posargs)
 
 
 @nox.session(venv_backend="none", default=False)

@@ -36,13 +36,21 @@ def busy_s() -> float:
     return (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK")
 
 
+def say(line: str) -> None:
+    """Print one line of the result."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     """Load the ring and watch its configurations; 0 if none changed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=360)
     parser.add_argument("--nodes", type=int, default=5)
     parser.add_argument("--preset", default="lan")
-    parser.add_argument("--size", type=int, help="of every message, in bytes; without it: 1 B to 300 KB")
+    parser.add_argument(
+        "--size", type=int, help="of every message, in bytes; without it: 1 B to 300 KB"
+    )
     parser.add_argument("--batch", type=int, default=1, help="messages handed over at a time")
     options = parser.parse_args()
     with (
@@ -78,21 +86,21 @@ def main() -> int:
             sys.stderr.write(f"{passed:.0f} s, {cores:.2f} cores busy\n")
         told = [load.stop() for load in loads]
         counters = {node.number: node.status()["counters"] for node in ring.nodes}
-    print(f"{'node':>4} {'sent/s':>9} {'received/s':>11} {'MB received/s':>14}")
+    say(f"{'node':>4} {'sent/s':>9} {'received/s':>11} {'MB received/s':>14}")
     for number, found in zip(numbers, told, strict=True):
         seconds = found["seconds"]
         (sent,), (received,), (size,) = (
             found[name].values() for name in ("sent", "received", "received_bytes")
         )
-        print(
+        say(
             f"{number:4} {sent / seconds:9.0f} {received / seconds:11.0f} "
             f"{size / seconds / 1e6:14.1f}"
         )
-    print(f"{cores:.2f} of {os.cpu_count()} cores busy for {passed:.0f} s")
+    say(f"{cores:.2f} of {os.cpu_count()} cores busy for {passed:.0f} s")
     for line in changed:
-        print(line)
-    print("Accused wrongly." if changed else "No change of configuration.")
-    print(json.dumps({"changed": changed, "loads": told, "counters": counters}))
+        say(line)
+    say("Accused wrongly." if changed else "No change of configuration.")
+    say(json.dumps({"changed": changed, "loads": told, "counters": counters}))
     return 1 if changed else 0
 
 

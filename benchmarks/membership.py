@@ -8,8 +8,8 @@ and end with the last node that delivers the new configuration:
 killed      from the SIGKILL of a node until it is in nobody's configuration
 left        from the SIGTERM of a node until it is in nobody's configuration
 merged      from the end of a partition (two and the rest) until all have one configuration
-restarted   from the ``start`` line in a node's trace, which it writes when its sockets are open, just
-            before its first packet, until all have one configuration
+restarted   from the ``start`` line in a node's trace, which it writes when its sockets are open,
+            just before its first packet, until all have one configuration
 """
 
 import argparse
@@ -111,13 +111,21 @@ def table(taken_ms: dict[str, list[float]]) -> str:
     return "\n".join(lines)
 
 
+def say(line: str) -> None:
+    """Print one line of the result."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     """Measure; 0 if every median is within its target."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tries", type=int, default=20, help="of each kind")
     parser.add_argument("--nodes", type=int, default=5)
     parser.add_argument("--preset", default="lan")
-    parser.add_argument("--rate", type=float, default=0, help="messages a node, a second, meanwhile")
+    parser.add_argument(
+        "--rate", type=float, default=0, help="messages a node, a second, meanwhile"
+    )
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="vsync-membership-") as directory,
@@ -134,11 +142,13 @@ def main() -> int:
             number = trial.numbers[turn % options.nodes]
             trial.lose_and_restart(number, kill=True)
             trial.lose_and_restart(number, kill=False)
-            other = trial.numbers[(turn + 1 + turn // options.nodes % (options.nodes - 1)) % options.nodes]
+            other = trial.numbers[
+                (turn + 1 + turn // options.nodes % (options.nodes - 1)) % options.nodes
+            ]
             trial.part_and_merge((min(number, other), max(number, other)))
-    print(table(trial.taken_ms))
+    say(table(trial.taken_ms))
     medians = {name: statistics.median(times) for name, times in trial.taken_ms.items()}
-    print(json.dumps({"medians_ms": medians, "taken_ms": trial.taken_ms}))
+    say(json.dumps({"medians_ms": medians, "taken_ms": trial.taken_ms}))
     return 0 if all(medians[name] <= target for name, target in TARGETS_MS.items()) else 1
 
 

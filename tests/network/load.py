@@ -97,7 +97,9 @@ def main() -> None:
     """Send, then write what became of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sockets", nargs="+", type=Path, metavar="SOCKET")
-    parser.add_argument("--rate", type=float, default=150, help="batches a node, a second; 0: no limit")
+    parser.add_argument(
+        "--rate", type=float, default=150, help="batches a node, a second; 0: no limit"
+    )
     parser.add_argument("--size", type=int, help="bytes; without it: all sizes")
     parser.add_argument("--batch", type=int, default=1, help="messages handed over at a time")
     parser.add_argument("--seed", default="1")

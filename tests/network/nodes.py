@@ -236,7 +236,7 @@ class Ring:
                 node.start(trace=trace)
 
     def load(self, *arguments: str, nodes: Sequence[Node] = ()) -> Load:
-        """Send through *nodes*, or all, until the load is stopped; see ``tests/network/load.py``."""
+        """Send through *nodes*, or all, until it is stopped; see ``tests/network/load.py``."""
         load = Load(self._directory, nodes or self.nodes, *arguments)
         self._loads.append(load)
         self._stack.callback(load.close)
@@ -308,6 +308,7 @@ class Ring:
         """Let so many of the packets of each host arrive twice at each of the others."""
         assert self.ethernet is not None
         ports = [self._host(node.number).port for node in self.nodes]
+        arriving = "type filter hook ingress device"
         for port in ports:
             rules = "\n".join(
                 f"numgen random mod 10000 < {round(percent * 100)} dup to {other}"
@@ -316,8 +317,8 @@ class Ring:
             )
             filter_packets(
                 self.ethernet.name,
-                f"table netdev repeat_{port} {{\nchain in {{\ntype filter hook ingress device {port} "
-                f"priority 0\n{rules}\n}}\n}}\n",
+                f"table netdev repeat_{port} {{\nchain in {{\n"
+                f"{arriving} {port} priority 0\n{rules}\n}}\n}}\n",
             )
 
     def _host(self, number: int) -> Host:
@@ -339,9 +340,9 @@ class Ring:
         def agreed() -> bool:
             dead = [node.number for node in chosen if not node.running]
             assert not dead, f"these nodes have ended: {dead}{self.complaints()}"
-            return all(node.members() == expected for node in chosen) and 1 == len(
-                {node.following.configurations[-1]["id"] for node in chosen}
-            )
+            if any(node.members() != expected for node in chosen):
+                return False
+            return len({node.following.configurations[-1]["id"] for node in chosen}) == 1
 
         def described() -> str:
             seen = "; ".join(f"{node.number} has {node.members()}" for node in chosen)
@@ -369,7 +370,7 @@ class Ring:
 
         def described() -> str:
             seen = {
-                node.number: f"{node.following.delivered - before[node.number]} {node.following.last}"
+                node.number: (node.following.delivered - before[node.number], node.members())
                 for node in running
             }
             return f"{count} more messages everywhere: {seen}{self.complaints()}"
