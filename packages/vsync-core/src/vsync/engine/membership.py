@@ -155,7 +155,7 @@ class Membership(Ordering):
             self.counters.add("dropped_old_join")
         elif join.leaving:
             self._on_leave(sender, now)
-        elif not self._join_is_stale(join):
+        elif not self._join_is_stale(join, now):
             if self.state is not State.GATHER:
                 self._become(Trigger.JOIN_ACCEPTED)
                 self._begin_gathering()
@@ -169,21 +169,28 @@ class Membership(Ordering):
     def _hear(self, join: Join) -> bool:
         return self._gathering.hear(join, of_my_ring=join.sender in self._members)
 
-    def _join_is_stale(self, join: Join) -> bool:
+    def _join_is_stale(self, join: Join, now: float) -> bool:
         """The join tells nothing that matters in this state (or any more)."""
         sender, ring_seq = join.sender, join.ring.seq
         match self.state:
             case State.OPERATIONAL:
                 if self.node in join.failed:
                     return True  # else two halves that gave each other up would never rest
+                if self._neighbours.avoided(sender, now):
+                    return True  # else paths that are cut one way only would leave no ring in peace
                 return self._member_lives.get(sender) == join.life and ring_seq < self._ring.seq
             case State.GATHER:
                 return self._member_lives.get(sender) == join.life and ring_seq < self._log.ring.seq
             case State.COMMIT | State.RECOVERY:
                 assert self._commit is not None
-                if sender not in self._commit.members:
+                members = self._commit.members
+                if sender not in members:
                     return True  # its turn comes when this ring is formed
-                return self._commit_lives.get(sender) == join.life and ring_seq < self._ring.seq
+                if self._commit_lives.get(sender) != join.life or ring_seq >= self._ring.seq:
+                    return False
+                # It has not seen the commit token yet. If it no longer agrees, it never will.
+                agrees = join.processes - join.failed == frozenset(members)
+                return agrees or self.state is State.RECOVERY
             case _:
                 return True
 

@@ -21,8 +21,8 @@ ROUND_GAIN: Final = 0.1
 RESEND_ROUNDS: Final = 4
 RESEND_MIN_S: Final = 0.005
 
-TOKEN_LOST_ROUNDS: Final = 6
-TOKEN_LOST_STRETCH: Final = 2
+TOKEN_LOST_ROUNDS: Final = 10
+TOKEN_LOST_STRETCH: Final = 4
 
 NextFrame = Callable[[int], bytes | memoryview | None]
 """Makes the frame with that sequence number, adds it to the log; its packet, None if none waits."""
@@ -51,6 +51,7 @@ class Rotation:
         self.idle_visits = 0
         """Visits in a row with nothing new on the ring."""
         self._seq_seen = 0
+        self._answered: set[int] = set()
         self._arrived_at: float | None = None
         self._round_s = 0.0
         self.stuck_since: float | None = None
@@ -122,13 +123,20 @@ class Rotation:
         return visit
 
     def _answer(self, token: Token, visit: Visit, allowed: int) -> None:
+        """Repeat what is asked for. What is asked for again, though we have just repeated it, is left
+        to the others for a round: the path from us to who asks may be cut."""
         unanswered: list[int] = []
+        answered: set[int] = set()
         for seq in token.requests:
-            packet = self._log.packet(seq) if len(visit.before) < allowed else None
+            packet = None
+            if seq not in self._answered and len(visit.before) < allowed:
+                packet = self._log.packet(seq)
             if packet is None:
                 unanswered.append(seq)
             else:
+                answered.add(seq)
                 visit.before.append(packet)
+        self._answered = answered
         token.requests = unanswered
 
     def _account(self, token: Token, now: float) -> None:
