@@ -65,8 +65,8 @@ def run(config: Path, trace: Path | None, socket: Path | None) -> None:
 def ask_for_promptness() -> None:
     """Let this process run before others where that is permitted (root, CAP_SYS_NICE).
 
-    A node that waits for the processor holds up the whole ring, and may be taken for dead. The whole
-    process: the ring's thread also waits for whichever thread holds the interpreter's lock.
+    A node that waits for the processor holds up the whole ring, and may be taken for dead. All of
+    the process: the ring's thread also waits for whichever thread holds the interpreter's lock.
     """
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0), NICE))
