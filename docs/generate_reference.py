@@ -11,6 +11,7 @@ A page in ``docs/reference`` is written by hand, but for its regions::
 
 import ast
 import inspect
+import itertools
 import re
 import sys
 import textwrap
@@ -220,7 +221,7 @@ def hooks(module: ModuleType) -> Iterator[str]:
     for hook in hooks_of(module):
         yield f"### `{hook.__name__}`"
         yield ""
-        yield "```python"
+        yield "```text"
         yield f"def {signature(definition(hook))}"
         yield "```"
         yield ""
@@ -271,7 +272,7 @@ def docs_below(body: list[ast.stmt]) -> dict[str, str]:
     """What the string below each attribute of a class says."""
     return {
         field.target.id: below.value.value
-        for field, below in zip(body, body[1:], strict=False)
+        for field, below in itertools.pairwise(body)
         if isinstance(field, ast.AnnAssign)
         and isinstance(field.target, ast.Name)
         and isinstance(below, ast.Expr)
