@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from vsync.engine import Engine
 from vsync.errors import MessageTooLarge, NodeClosed, Undelivered
 from vsync.events import Event
 from vsync.runtime import Driver, StateStore
-from vsync.runtime.driver import Submission
+from vsync.runtime.driver import MESSAGES_PER_TURN, Submission
 from vsync.runtime.mailbox import Mailbox
 from vsync.runtime.store import state_directory
 from vsync.settings import NodeSettings
@@ -62,7 +62,9 @@ class Node:
         self._tell.setblocking(False)
         self.send_queue_bytes = max(SEND_QUEUE_BYTES, 2 * settings.ring.message_bytes_max)
         try:
-            self._store = StateStore(state_directory(settings.node.state_dir), self.id)
+            self._store = StateStore(
+                state_directory(settings.node.state_dir), settings.ring.name, self.id
+            )
         except BaseException:
             self._close_sockets()
             raise
@@ -298,27 +300,27 @@ class NodeSession(Session):
         for payload in payloads:
             if len(payload) > limit:
                 raise MessageTooLarge(len(payload), limit)
-        if not payloads:
-            return []
-        await anyio.lowlevel.checkpoint()
         sent: list[MessageId] = []
-        while payloads:
-            part = _up_to(payloads, node.send_queue_bytes // 4)
-            payloads = payloads[len(part) :]
+        for part in _parts(payloads, node.send_queue_bytes // 4):
+            await anyio.lowlevel.checkpoint()
             submission = Submission(groups, part, guarantee, priority)
             await node._room(submission.size)
             sent += node._driver.submit(submission)
         return sent
 
 
-def _up_to(payloads: list[bytes], size_max: int) -> list[bytes]:
-    """The first of *payloads* that fit *size_max* together; at least one."""
+def _parts(payloads: list[bytes], size_max: int) -> Iterator[list[bytes]]:
+    """*payloads* in parts that fit *size_max* together, or are one payload."""
+    part: list[bytes] = []
     size = 0
-    for place, payload in enumerate(payloads):
+    for payload in payloads:
+        if part and (size + len(payload) > size_max or len(part) == MESSAGES_PER_TURN):
+            yield part
+            part, size = [], 0
+        part.append(payload)
         size += len(payload)
-        if size > size_max and place:
-            return payloads[:place]
-    return payloads
+    if part:
+        yield part
 
 
 @asynccontextmanager

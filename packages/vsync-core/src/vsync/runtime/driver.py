@@ -32,12 +32,22 @@ SWITCH_INTERVAL_S: Final = 0.0002
 BATCHES_PER_TURN: Final = 32
 """Batches taken from the transport before commands and deliveries get their turn."""
 
+MESSAGES_PER_TURN: Final = 256
+"""Messages accepted before packets, token and deliveries get their turn. Without a bound, one large
+batch would keep the thread from the token for so long that the others give this node up."""
+
+MESSAGE_BYTES: Final = 64
+"""About what a waiting message takes besides its payload."""
+
 Result = TypeVar("Result")
 Command = Callable[[float], object]
 
 
 class Submission:
-    """Messages on their way to the engine, all alike but for their payloads."""
+    """Messages on their way to the engine, all alike but for their payloads.
+
+    They are accepted in one go: no more than ``MESSAGES_PER_TURN``, if the token is not to wait.
+    """
 
     __slots__ = ("first", "groups", "guarantee", "payloads", "priority", "size")
 
@@ -52,7 +62,7 @@ class Submission:
         self.payloads = payloads
         self.guarantee = guarantee
         self.priority = priority
-        self.size = sum(map(len, payloads))
+        self.size = sum(map(len, payloads)) + MESSAGE_BYTES * len(payloads)
         self.first = 0
 
 
@@ -80,7 +90,9 @@ class Driver:
         self._drain_s = drain_s
         self._clock = clock
         self._mailboxes: list[Mailbox] = []
-        self._inbox: deque[Submission | Command] = deque()
+        self._submissions: deque[Submission] = deque()
+        self._calls: deque[Command] = deque()
+        """Apart from the submissions, since a status or a join is not to wait for all of them."""
         self._accepting = threading.Lock()
         self._counters = [0] * len(Priority)
         self._submitted_bytes = 0
@@ -107,7 +119,7 @@ class Driver:
     def start(self) -> None:
         """Let the thread run.
 
-        The interpreter's switch interval is lowered to ``SWITCH_INTERVAL_S``, for the whole process:
+        The interpreter's switch interval is lowered to ``SWITCH_INTERVAL_S`` for the whole process:
         with the usual 5 ms a busy application thread holds the ring's thread up for that long after
         each of its system calls, and rounds of the token take hundreds of milliseconds.
         """
@@ -124,7 +136,7 @@ class Driver:
             count = len(submission.payloads)
             self._counters[submission.priority] += count
             self._submitted_bytes += submission.size
-            self._inbox.append(submission)
+            self._submissions.append(submission)
         self._wake()
         return [
             MessageId(engine.node, engine.life, submission.priority, counter)
@@ -145,7 +157,7 @@ class Driver:
             if self._deaf:
                 future.set_exception(self.end_error())
             else:
-                self._inbox.append(run)
+                self._calls.append(run)
         self._wake()
         return future
 
@@ -260,7 +272,7 @@ class Driver:
         deadline = self.engine.poll_timeout()
         if self._closing_by is not None:
             deadline = self._closing_by if deadline is None else min(deadline, self._closing_by)
-        if self._inbox:
+        if self._submissions or self._calls:
             return 0
         return None if deadline is None else max(0.0, deadline - self._clock())
 
@@ -283,7 +295,7 @@ class Driver:
 
     def _unaccepted(self) -> int:
         """Messages submitted that the engine has not seen. Closing, so there will be no more."""
-        return sum(len(entry.payloads) for entry in tuple(self._inbox) if type(entry) is Submission)
+        return sum(len(submission.payloads) for submission in tuple(self._submissions))
 
     def _say_farewell(self) -> None:
         with contextlib.suppress(VsyncError, OSError):
@@ -292,18 +304,19 @@ class Driver:
             self._let_out()
 
     def _take_commands(self, now: float) -> None:
-        if not self._awake and not self._inbox:
+        if not (self._awake or self._submissions or self._calls):
             return
-        # First this, then the inbox: whoever adds from now on wakes the thread again. (A byte that
+        # First this, then what waits: whoever adds from now on wakes the thread again. (A byte that
         # comes late costs one more turn; the loop takes it when the selector shows it.)
         self._awake = False
-        for _ in range(len(self._inbox)):
-            command = self._inbox.popleft()
-            if isinstance(command, Submission):
-                self._accept(command, now)
-            else:
-                command(now)
-                self._tell()
+        for _ in range(len(self._calls)):
+            self._calls.popleft()(now)
+            self._tell()
+        messages = 0
+        while self._submissions and messages < MESSAGES_PER_TURN:
+            submission = self._submissions.popleft()
+            self._accept(submission, now)
+            messages += len(submission.payloads)
         self._watch_mailboxes(now)
 
     def _accept(self, submission: Submission, now: float) -> None:
@@ -414,12 +427,10 @@ class Driver:
     def _end(self) -> None:
         with self._accepting:
             self._deaf = True
-            left, self._inbox = self._inbox, deque()
         now = self._clock()
         try:
-            for command in left:
-                if not isinstance(command, Submission):
-                    command(now)
+            for call in self._calls:
+                call(now)
             self._transport.close()
             if self._trace is not None:
                 with contextlib.suppress(VsyncError):

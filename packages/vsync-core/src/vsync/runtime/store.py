@@ -1,13 +1,15 @@
 """What a node keeps on disk: the highest ring number that it may have used, and its last life.
 
-One file, ``ringid_NODE`` in the state directory, as JSON. It is replaced, never changed in place:
+One file, ``ringid_RING_NODE`` in the state directory, as JSON. It is replaced, never changed in place:
 written aside, forced to disk, renamed. The stored number is a mark ahead of what is in use, so that
 most rings form without waiting for the disk; a restart then skips a few numbers.
 """
 
 import fcntl
+import hashlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Final
@@ -15,8 +17,19 @@ from typing import Final
 from vsync.errors import StateFailed
 from vsync.vocabulary import NodeId
 
+NAME_CHARACTERS_MAX: Final = 40
+
 AHEAD: Final = 64
 """Ring numbers set aside with one write."""
+
+
+def file_name(ring_name: str) -> str:
+    """A ring's name as part of a file's name: as it is where that works, else with a hash."""
+    name = re.sub(r"[^A-Za-z0-9.-]", "-", ring_name)
+    if name == ring_name and len(name) <= NAME_CHARACTERS_MAX:
+        return name
+    digest = hashlib.blake2b(ring_name.encode(), digest_size=4).hexdigest()
+    return f"{name[:NAME_CHARACTERS_MAX]}-{digest}"
 
 
 def state_directory(given: str | None) -> Path:
@@ -35,9 +48,10 @@ class StateStore:
     Raises StateFailed, here and in ``save``, if the directory cannot be used.
     """
 
-    def __init__(self, directory: Path, node: NodeId) -> None:
+    def __init__(self, directory: Path, ring_name: str, node: NodeId) -> None:
         self._directory = directory
-        self._path = directory / f"ringid_{node}"
+        self._name = f"{file_name(ring_name)}_{node}"
+        self._path = directory / f"ringid_{self._name}"
         self._lock = self._take_lock(node)
         try:
             self._mark, life = self._read()
@@ -65,7 +79,7 @@ class StateStore:
             self._lock = -1
 
     def _take_lock(self, node: NodeId) -> int:
-        path = self._directory / f"lock_{node}"
+        path = self._directory / f"lock_{self._name}"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
