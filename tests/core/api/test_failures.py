@@ -67,7 +67,7 @@ async def test_a_disk_that_fails_while_the_node_runs_ends_it(tmp_path: Path) -> 
     with pytest.raises(StateFailed, match="cannot write"):
         async with vsync.open_node(settings_of(tmp_path, 1, network)) as one:
             one._store._mark = 0  # so that the next ring needs a write
-            (tmp_path / "state1" / "ringid_1.new").mkdir()
+            (tmp_path / "state1" / f"ringid_{network}_1.new").mkdir()
             with anyio.fail_after(PATIENCE_S):
                 async with (
                     vsync.open_node(settings_of(tmp_path, 2, network)),

@@ -169,6 +169,32 @@ async def test_a_batch_keeps_its_order_and_gives_its_ids(
         assert [d.payload for d in got] == [b"%d" % n for n in range(5000)]
 
 
+async def test_a_huge_batch_holds_up_neither_the_ring_nor_a_status(
+    tmp_path: Path, open_session: Open
+) -> None:
+    count = 50_000
+    async with ring_of(tmp_path, 2, preset="lan") as (node, other), open_session(node) as session:
+        before = node.configuration
+        statuses = 0
+        async with other.session() as listener, anyio.create_task_group() as tasks:
+            await listener.join("a")
+
+            async def ask() -> None:
+                nonlocal statuses
+                while True:
+                    await other.status()
+                    statuses += 1
+                    await anyio.sleep(0.01)
+
+            tasks.start_soon(ask)
+            await session.send_batch([b""] * count, "a")
+            got = await deliveries(listener, count)
+            tasks.cancel_scope.cancel()
+        assert [d.message.counter for d in got] == list(range(count))
+        assert node.configuration == before
+        assert statuses > 3
+
+
 async def test_status_tells_the_configuration_and_the_state(
     tmp_path: Path, open_session: Open
 ) -> None:

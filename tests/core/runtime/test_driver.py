@@ -1,5 +1,6 @@
 """The ring's thread: what wakes it, what ends it, what it owes when it ends."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -21,7 +22,7 @@ from vsync import (
     Undelivered,
 )
 from vsync.engine import Engine, MemoryStore
-from vsync.runtime.driver import Driver, Submission
+from vsync.runtime.driver import MESSAGES_PER_TURN, Driver, Submission
 from vsync.runtime.mailbox import Mailbox
 from vsync.trace import TraceWriter
 from vsync.transports.memory import MemorySettings, TransportMemory
@@ -133,6 +134,62 @@ def test_what_a_command_raises_is_its_callers_and_the_ring_goes_on(make: Make) -
     with pytest.raises(KeyError, match="mine"):
         driver.call(wrong).result(PATIENCE_S)
     assert driver.call(driver.status).result(PATIENCE_S)["state"] == "operational"
+
+
+def blocked(driver: Driver) -> threading.Event:
+    """Hold up the ring's thread until the event is set."""
+    go_on = threading.Event()
+    begun = threading.Event()
+
+    def hold(now: float) -> None:
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+
+    driver.call(hold)
+    assert begun.wait(PATIENCE_S)
+    return go_on
+
+
+def test_a_call_does_not_wait_for_the_messages_before_it(make: Make) -> None:
+    driver = make()
+    go_on = blocked(driver)
+    for _ in range(1000):
+        driver.submit(message())
+    accepted = driver.call(lambda now: driver.engine.unstable)
+    go_on.set()
+    assert accepted.result(PATIENCE_S) == 0
+    until(lambda: driver.engine.unstable == 0)
+
+
+def test_packets_go_out_between_many_messages(make: Make) -> None:
+    driver = make()
+    go_on = blocked(driver)
+    counts = [0]
+    accept, transmit = driver._accept, driver._transmit
+
+    def count(submission: Submission, now: float) -> None:
+        counts[-1] += len(submission.payloads)
+        accept(submission, now)
+
+    def turn() -> None:
+        counts.append(0)
+        transmit()
+
+    driver._accept, driver._transmit = count, turn  # type: ignore[method-assign]
+    for _ in range(100):
+        driver.submit(Submission((GROUP,), [b""] * 100, Guarantee.AGREED, Priority.MEDIUM))
+    go_on.set()
+    until(lambda: sum(counts) == 10_000)
+    assert max(counts) < MESSAGES_PER_TURN + 100
+
+
+def test_empty_messages_take_room_too(make: Make) -> None:
+    driver = make()
+    go_on = blocked(driver)
+    driver.submit(Submission((GROUP,), [b""] * 1000, Guarantee.AGREED, Priority.MEDIUM))
+    assert driver.unsent_bytes > 10_000
+    go_on.set()
+    until(lambda: driver.unsent_bytes == 0)
 
 
 def test_many_callers_at_once_are_all_answered(make: Make) -> None:

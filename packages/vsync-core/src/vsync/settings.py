@@ -3,6 +3,7 @@
 Units are at the end of each name. Presets are written as the difference from ``lan``.
 """
 
+import difflib
 from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -96,8 +97,10 @@ class RingSettings(Strict):
         if isinstance(given, dict):
             preset = PRESETS.get(str(given.get("preset", "lan")))
             if preset is None:
-                known = ", ".join(PRESETS)
-                raise ValueError(f"preset {given.get('preset')!r} is unknown; known are {known}")
+                name = str(given.get("preset"))
+                close = difflib.get_close_matches(name, PRESETS, n=1)
+                advice = f'did you mean "{close[0]}"?' if close else f"known: {', '.join(PRESETS)}"
+                raise ValueError(f"preset {name!r} is unknown; {advice}")
             return {**preset, **given}
         return given
 

@@ -98,6 +98,7 @@ async def run_node(settings: NodeSettings, trace: Path | None, socket: Path) -> 
                     break
                 # SIGHUP: whoever started us closed the terminal; a node is there to stay.
             tasks.cancel_scope.cancel()
+    write_lines([f"node {settings.node.id} has left the ring"])
 
 
 def first_line(settings: NodeSettings, status: Mapping[str, Any], socket: Path) -> str:

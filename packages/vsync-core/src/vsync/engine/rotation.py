@@ -123,8 +123,11 @@ class Rotation:
         return visit
 
     def _answer(self, token: Token, visit: Visit, allowed: int) -> None:
-        """Repeat what is asked for. What is asked for again, though we have just repeated it, is left
-        to the others for a round: the path from us to who asks may be cut."""
+        """Repeat what is asked for.
+
+        What is asked for again, though we have just repeated it, is left to the others for a round:
+        the path from us to who asks may be cut.
+        """
         unanswered: list[int] = []
         answered: set[int] = set()
         for seq in token.requests:
