@@ -157,7 +157,7 @@ def test_a_call_does_not_wait_for_the_messages_before_it(make: Make) -> None:
         driver.submit(message())
     accepted = driver.call(lambda now: driver.engine.unstable)
     go_on.set()
-    assert accepted.result(PATIENCE_S) == 0
+    assert accepted.result(PATIENCE_S) <= MESSAGES_PER_TURN
     until(lambda: driver.engine.unstable == 0)
 
 
