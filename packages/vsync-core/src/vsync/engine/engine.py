@@ -39,6 +39,7 @@ from vsync.wire import (
     Beacon,
     Commit,
     Data,
+    Frame,
     Join,
     Recovered,
     Token,
@@ -107,7 +108,7 @@ class Engine(Membership):
             if type(frame) is Token:
                 # Data first, though it came later: it may be what the token would ask for.
                 tokens.append((header, frame))
-            elif history and type(frame) in (Join, Commit, Beacon):
+            elif history and _out_of_date(frame):
                 self.counters.add("dropped_history")  # it waited while we were stopped
             elif header.sender == self.node and type(frame) not in (Data, Recovered):
                 self._on_own_number(header, now)
@@ -237,3 +238,8 @@ class Engine(Membership):
     def window_frames(self) -> int:
         """New frames of all nodes in one rotation, as settings and receive buffer allow."""
         return self._flow.window
+
+
+def _out_of_date(frame: Frame) -> bool:
+    """Whether a frame that waited while we were stopped says nothing any more. A leave still does."""
+    return isinstance(frame, Commit | Beacon) or (isinstance(frame, Join) and not frame.leaving)

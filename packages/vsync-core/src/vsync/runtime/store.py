@@ -1,8 +1,8 @@
 """What a node keeps on disk: the highest ring number that it may have used, and its last life.
 
 One file, ``ringid_RING_NODE`` in the state directory, as JSON. It is replaced, never changed in
-place: written aside, forced to disk, renamed. The stored number is a mark ahead of what is in use, so that
-most rings form without waiting for the disk; a restart then skips a few numbers.
+place: written aside, forced to disk, renamed. The stored number is a mark ahead of what is in use,
+so that most rings form without waiting for the disk; a restart then skips a few numbers.
 """
 
 import fcntl
