@@ -84,9 +84,9 @@ class Reader:
         while awaited is not None and awaited not in printed and time.monotonic() < deadline:
             time.sleep(0.1)
             printed, code = self.type(block.text)
-        assert code == 0, printed
+        assert code == 0, f"{block.text}exit code {code}: {printed}"
         wanted = awaited or block.noted("prints:") or ""
-        assert wanted in printed, printed
+        assert wanted in printed, f"{block.text}lacks {wanted!r}: {printed}"
 
     def python(self, block: Block, following: Block | None) -> None:
         done = subprocess.run(
