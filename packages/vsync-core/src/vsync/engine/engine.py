@@ -241,5 +241,5 @@ class Engine(Membership):
 
 
 def _out_of_date(frame: Frame) -> bool:
-    """Whether a frame that waited while we were stopped says nothing any more. A leave still does."""
+    """Whether a frame that waited while we were stopped is mere history. A leave is not."""
     return isinstance(frame, Commit | Beacon) or (isinstance(frame, Join) and not frame.leaving)
