@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument(
         "--size", type=int, help="of every message, in bytes; without it: 1 B to 300 KB"
     )
-    parser.add_argument("--batch", type=int, default=1, help="messages handed over at a time")
+    parser.add_argument("--batch", type=int, default=20, help="messages handed over at a time")
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="vsync-accusations-") as directory,

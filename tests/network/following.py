@@ -28,9 +28,6 @@ class Following:
     stopped: bool = False
     """Whether the latest life ended on purpose."""
 
-    last_ns: int = 0
-    """When the last line of all was written."""
-
     _offset: int = 0
 
     def read(self) -> None:
@@ -43,7 +40,6 @@ class Following:
                 self.sent += 1
             else:
                 self._take(json.loads(raw))
-            self.last_ns = int(raw[5 : raw.index(b",")]) if raw.startswith(b'{"t":') else 0
 
     def _new_lines(self) -> Iterator[bytes]:
         try:
