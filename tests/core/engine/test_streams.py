@@ -1,0 +1,116 @@
+"""What one sender's frames become, whatever order they come in."""
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.core.engine.logs import GROUP, REGULAR, RING, Sender
+from vsync.engine.streams import Reader, Stream, stream_key
+from vsync.events import Delivery
+from vsync.vocabulary import Guarantee, MessageId, NodeId, Priority
+from vsync.wire import Codec, Data, network_of
+from vsync.wire.data import flags_of
+
+UNORDERED, FIFO, AGREED, _ = Guarantee
+LONG = b"a message of several frames" * 9
+
+
+def arrive(stream: Stream, frames: Sequence[Data]) -> list[bytes]:
+    out: list[Delivery] = []
+    for frame in frames:
+        stream.arrived(frame, REGULAR, out)
+    return [delivery.payload for delivery in out]
+
+
+def raw(piece: bytes) -> Data:
+    """A frame of one message of those bytes, which need not make sense."""
+    codec = Codec(network_of("test"), NodeId(1), 101)
+    flags = flags_of(UNORDERED, Priority.MEDIUM, continues=False, unfinished=False)
+    return codec.data(RING, 1, 0, 0, flags, [piece])
+
+
+@given(st.permutations(range(5)))
+def test_an_unordered_message_comes_with_its_last_frame(order: list[int]) -> None:
+    one, stream = Sender(1), Stream(Reader(1000))
+    frames = [*one.cut([1, 2, 3], UNORDERED, LONG), *one.cut([4, 5], UNORDERED, b"b" * 40)]
+    last = max(order.index(place) for place in (0, 1, 2))
+    for turn, place in enumerate(order):
+        assert (LONG in arrive(stream, [frames[place]])) == (turn == last)
+    assert not stream.cut
+    assert not stream.waiting
+
+
+@given(st.permutations(range(7)), st.integers(0, 6))
+def test_fifo_messages_come_up_to_the_first_gap(order: list[int], lost: int) -> None:
+    one, stream = Sender(1), Stream(Reader(1000))
+    frames = [one.frame(seq, FIFO, b"%d" % seq) for seq in range(7)]
+    got = arrive(stream, [frames[place] for place in order if place != lost])
+    assert got == [b"%d" % seq for seq in range(lost)]
+
+
+@given(st.permutations(range(6)))
+def test_unordered_frames_between_do_not_disturb_the_order_of_fifo(order: list[int]) -> None:
+    one, stream = Sender(1), Stream(Reader(1000))
+    guarantees = (FIFO, UNORDERED, FIFO, UNORDERED, UNORDERED, FIFO)
+    frames = [one.frame(seq, guarantee, b"%d" % seq) for seq, guarantee in enumerate(guarantees)]
+    got = arrive(stream, [frames[place] for place in order])
+    assert [payload for payload in got if payload in {b"0", b"2", b"5"}] == [b"0", b"2", b"5"]
+    assert sorted(got) == [b"0", b"1", b"2", b"3", b"4", b"5"]
+
+
+def test_a_fifo_message_waits_for_an_agreed_one_of_its_sender() -> None:
+    one, stream = Sender(1), Stream(Reader(1000))
+    agreed, fifo = one.frame(1, AGREED, b"agreed"), one.frame(2, FIFO, b"fifo")
+    assert arrive(stream, [fifo]) == []
+    out: list[Delivery] = []
+    stream.ordered(agreed, REGULAR, out)
+    assert [delivery.payload for delivery in out] == [b"agreed", b"fifo"]
+
+
+def test_a_message_whose_beginning_is_lost_is_lost() -> None:
+    one, stream = Sender(1), Stream(Reader(1000))
+    frames = one.cut([1, 2], AGREED, LONG)
+    out: list[Delivery] = []
+    stream.ordered(frames[1], REGULAR, out)
+    stream.ordered(one.frame(3, AGREED, b"next"), REGULAR, out)
+    assert [delivery.payload for delivery in out] == [b"next"]
+
+
+def test_a_message_over_the_limit_is_counted_and_keeps_nothing() -> None:
+    for guarantee in (UNORDERED, FIFO):
+        one, reader = Sender(1), Reader(len(LONG))  # its head makes it too long
+        stream = Stream(reader)
+        assert arrive(stream, one.cut([1, 2, 3, 4], guarantee, LONG)) == []
+        assert reader.malformed == 1
+        assert not stream.begun
+        assert not stream.cut
+        assert arrive(stream, [one.frame(5, guarantee, b"next")]) == [b"next"]
+
+
+def test_message_bytes_that_make_no_sense_are_counted() -> None:
+    reader = Reader(1000)
+    for piece in (b"\0", b"\0payload", b"\1short", b"\xff" + bytes(300)):
+        assert arrive(Stream(reader), [raw(piece)]) == []
+    assert reader.malformed == 4
+
+
+@given(st.binary(min_size=1, max_size=200))
+def test_any_message_bytes_are_delivered_or_counted(piece: bytes) -> None:
+    reader = Reader(1000)
+    assert len(arrive(Stream(reader), [raw(piece)])) == 1 - reader.malformed
+
+
+def test_a_delivery_tells_sender_priority_groups_and_counter() -> None:
+    one, stream = Sender(1, Priority.LOW), Stream(Reader(1000))
+    out: list[Delivery] = []
+    stream.arrived(one.frame(1, FIFO, b"a", b"b"), REGULAR, out)
+    assert [delivery.message.counter for delivery in out] == [0, 1]
+    last = out[-1]
+    assert last.message == MessageId(NodeId(1), 101, Priority.LOW, 1)
+    assert (last.groups, last.guarantee, last.configuration) == ((GROUP,), FIFO, REGULAR)
+
+
+def test_every_sender_and_priority_has_a_stream_of_its_own() -> None:
+    keys = {stream_key(node, priority) for node in (1, 2, 2**32 - 1) for priority in Priority}
+    assert len(keys) == 12
