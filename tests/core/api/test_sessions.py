@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -124,6 +125,29 @@ async def test_a_message_without_a_group_is_a_mistake(tmp_path: Path, open_sessi
             await session.send(b"x")
         with pytest.raises(MisuseError, match="1 to 50 groups"):
             await session.send(b"x", *(f"g{number}" for number in range(51)))
+
+
+@pytest.mark.parametrize("payload", ["text", 5, [1, 2], None])
+async def test_a_payload_that_is_no_bytes_is_a_mistake(
+    tmp_path: Path, open_session: Open, payload: Any
+) -> None:
+    async with ring_of(tmp_path, 1) as (node,), open_session(node) as session:
+        with pytest.raises(MisuseError, match="a payload is bytes"):
+            await session.send(payload, "a")
+        with pytest.raises(MisuseError, match="a payload is bytes"):
+            await session.send_batch(b"forgot the brackets", "a")  # type: ignore[arg-type]
+
+
+async def test_a_payload_is_taken_as_it_was_when_it_was_sent(
+    tmp_path: Path, open_session: Open
+) -> None:
+    async with ring_of(tmp_path, 1) as (node,), open_session(node) as session:
+        await session.join("a")
+        payload = bytearray(b"before")
+        await session.send(payload)
+        payload[:] = b"after!"
+        await session.send(memoryview(payload))
+        assert [d.payload for d in await deliveries(session, 2)] == [b"before", b"after!"]
 
 
 async def test_leaving_a_group_that_was_not_joined_is_a_mistake(

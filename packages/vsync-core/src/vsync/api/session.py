@@ -30,6 +30,18 @@ def group_key(group: GroupName) -> GroupKey:
     return GroupKey(group)
 
 
+def payload_bytes(payload: bytes | bytearray | memoryview) -> bytes:
+    """*payload* as it is now. Raises MisuseError if it is no bytes (``bytes(5)`` would be five)."""
+    if isinstance(payload, bytes):
+        return payload
+    if isinstance(payload, bytearray | memoryview):
+        return bytes(payload)
+    raise MisuseError(
+        f"a payload is bytes, bytearray or memoryview, not {type(payload).__name__}; "
+        "make text into bytes with .encode()"
+    )
+
+
 class Session(ABC):
     """One application's place on a ring: the groups that it joined, and its stream of events.
 
@@ -100,7 +112,7 @@ class Session(ABC):
                 "join a group, or name one in send()"
             )
         return await self._send(
-            keys, [bytes(payload) for payload in payloads], Guarantee(guarantee), Priority(priority)
+            keys, list(map(payload_bytes, payloads)), Guarantee(guarantee), Priority(priority)
         )
 
     def __aiter__(self) -> Self:

@@ -90,12 +90,18 @@ class StateStore:
             ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)
             raise StateFailed(
                 f"node {node} is already running here: process {holder} uses {self._directory}; "
                 "stop it, or give this node another id or state_dir in [node]"
+            ) from error
+        except OSError as error:
+            os.close(descriptor)
+            raise StateFailed(
+                f"cannot lock {path}: {error.strerror}; put state_dir in [node] on a file system "
+                "of this machine"
             ) from error
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
