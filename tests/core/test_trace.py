@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vsync.errors import TraceFailed
 from vsync.trace import (
     Configured,
     Delivered,
@@ -14,7 +15,6 @@ from vsync.trace import (
     Sent,
     Started,
     Stopped,
-    TraceFailed,
     TraceLine,
     TraceWriter,
     digest,

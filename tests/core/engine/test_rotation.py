@@ -146,8 +146,18 @@ def test_a_rotation_stays_within_the_window_and_nobody_starves(senders: int) -> 
 def test_a_flow_never_goes_below_zero() -> None:
     flow, token = Flow(50, 17), Token(RING, sent=0, backlog=0)
     flow.sent_before, flow.backlog_before = 900, 900
-    assert flow.allowed(token, 10, 0) >= 1
+    assert flow.allowed(token, 10) >= 1
     flow.update(token, 3, 7)
     assert (token.sent, token.backlog) == (3, 7)
     token.sent = 10_000
-    assert flow.allowed(token, 10, 0) == 1
+    assert flow.allowed(token, 10) == 1
+
+
+def test_beyond_the_gap_nothing_is_numbered_but_everything_is_repeated() -> None:
+    member, token = Member(1, waiting=1), Token(RING)
+    member.visit(token)
+    token.seq = member.flow.gap_max + 5
+    member.waiting, token.requests = 5, [1]
+    visit = member.visit(token)
+    assert (len(visit.before), len(visit.after)) == (1, 0)
+    assert token.seq == member.flow.gap_max + 5

@@ -22,10 +22,10 @@ pieces = st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=20)
 @st.composite
 def tokens(draw: st.DrawFn) -> Token:
     """Any token that a node may send."""
-    seq = draw(uint64)
+    seq = draw(st.integers(0, 2**63))
     return Token(
         draw(rings),
-        draw(uint64),
+        draw(st.integers(0, 2**63)),
         seq,
         draw(st.integers(0, seq)),
         draw(uint32),
@@ -54,7 +54,9 @@ def joins(draw: st.DrawFn) -> Join:
 def commits(draw: st.DrawFn) -> Commit:
     """Any commit token."""
     members = sorted(draw(st.sets(node_ids, min_size=1, max_size=12)))
-    return Commit(draw(rings), draw(uint32), tuple(draw(entries(node)) for node in members))
+    return Commit(
+        draw(rings), draw(st.integers(0, 2**16)), tuple(draw(entries(node)) for node in members)
+    )
 
 
 @st.composite

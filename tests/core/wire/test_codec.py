@@ -200,6 +200,8 @@ LIES = {
     "a join from nobody": (3, RING_BYTES + bytes(17) + bytes(6)),
     "a ring number that leaves no room": (2, b"\xff" * 8 + b"\0\0\0\1" + bytes(8) + b"\0\0"),
     "a commit token without members": (4, RING_BYTES + bytes(4) + b"\0\0"),
+    "a commit token of endless visits": (4, RING_BYTES + b"\xff" * 4 + b"\0\1\0\0\0\1\0"),
+    "a token that leaves no number": (0, RING_BYTES + b"\xff" * 16 + bytes(27)),
     "a type that does not exist": (77, b"x"),
 }
 

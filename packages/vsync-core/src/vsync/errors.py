@@ -8,6 +8,7 @@
  ├─ ``MalformedPacket``     bytes that are no frame of this protocol; dropped and counted
  ├─ ``TransportFailed``     the transport cannot open, or can carry no more packets
  ├─ ``StateFailed``         the state directory cannot be read or written
+ ├─ ``TraceFailed``         a trace cannot be read or written
  ├─ ``DuplicateNode``       another live process on this ring has the same node id
  ├─ ``NodeClosed``          the node is closed, or closing
  ├─ ``Undelivered``         the node closed before all that it accepted was delivered everywhere
@@ -59,6 +60,10 @@ class TransportFailed(VsyncError):
 
 class StateFailed(VsyncError):
     """The state directory cannot be read or written; without it a ring id might be used twice."""
+
+
+class TraceFailed(VsyncError):
+    """A trace cannot be read or written; the text names the file, and the line if there is one."""
 
 
 class DuplicateNode(VsyncError):

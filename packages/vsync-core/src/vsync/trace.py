@@ -19,7 +19,7 @@ from sys import intern
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self, TypeAlias, cast
 
-from vsync.errors import VsyncError
+from vsync.errors import TraceFailed
 
 GUARANTEES: Final = ("unordered", "fifo", "agreed", "safe")
 """The guarantees' words, weakest first: a word's place is its rank."""
@@ -30,10 +30,6 @@ DIGEST_DIGITS: Final = 16
 
 Session: TypeAlias = tuple[int, int | str]
 """One member of a group: a node, and one session at that node."""
-
-
-class TraceFailed(VsyncError):
-    """A trace cannot be read or written; the text names the file, and the line if there is one."""
 
 
 class Started(NamedTuple):

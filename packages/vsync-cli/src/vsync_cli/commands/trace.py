@@ -1,5 +1,6 @@
 """``vsync trace check``: hold traces against the properties of Extended Virtual Synchrony."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,20 +29,29 @@ def trace() -> None:
 )
 @json_option
 def check(files: tuple[Path, ...], quiet_end: bool, as_json: bool) -> None:
-    """Check the traces of one run: give the FILES of all nodes together.
+    """Check the traces of one run: give the FILES of all nodes, or their directory.
 
     The exit code is 1 if a property does not hold. Notes are what no protocol could have avoided;
     they do not count.
     """
     from vsync.testing.properties import check_files  # only this command needs the checker
 
-    report = check_files(files, quiet=quiet_end)
+    report = check_files(traces_of(files), quiet=quiet_end)
     if as_json:
         show_json(record(report))
     else:
         click.echo("\n".join(describe(report)))
     if not report.holds:
         raise Exit(1)
+
+
+def traces_of(paths: Iterable[Path]) -> list[Path]:
+    """The files among *paths*, and the traces in the directories among them."""
+    return [
+        file
+        for path in paths
+        for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])
+    ]
 
 
 def record(report: Any) -> dict[str, Any]:

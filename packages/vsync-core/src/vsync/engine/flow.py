@@ -6,6 +6,7 @@ node with something to send is never starved by the others.
 
 from dataclasses import dataclass
 
+from vsync.engine.log import AHEAD_MAX
 from vsync.settings import RingSettings
 from vsync.wire.token import Token
 
@@ -17,6 +18,7 @@ BUFFER_SHARE = 0.6
 
 GAP_WINDOWS = 8
 GAP_FRAMES_MIN = 1024
+GAP_FRAMES_MAX = AHEAD_MAX // 2
 """Frames that may be sent beyond what everyone is known to have, before sending waits."""
 
 
@@ -39,12 +41,14 @@ class Flow:
     @property
     def gap_max(self) -> int:
         """How far sequence numbers may run ahead of what is stable."""
-        return max(GAP_FRAMES_MIN, GAP_WINDOWS * self.window)
+        return min(max(GAP_FRAMES_MIN, GAP_WINDOWS * self.window), GAP_FRAMES_MAX)
 
-    def allowed(self, token: Token, backlog: int, stable: int) -> int:
+    def may_number(self, token: Token, stable: int) -> bool:
+        """Whether new frames may be numbered, or all must first get what they miss."""
+        return token.seq - stable < self.gap_max
+
+    def allowed(self, token: Token, backlog: int) -> int:
         """Frames that may be sent now, repeated ones included."""
-        if token.seq - stable >= self.gap_max:
-            return 0
         others = max(0, token.sent - self.sent_before)
         ring_backlog = max(0, token.backlog - self.backlog_before) + backlog
         if ring_backlog > backlog:  # others wait too: each gets its share of the window

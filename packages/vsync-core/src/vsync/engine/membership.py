@@ -36,6 +36,9 @@ from vsync.wire import (
 )
 from vsync.wire.header import Header
 
+RING_SEQ_JUMP_MAX: Final = 2**40
+"""How far above the highest ring number known another may be."""
+
 LEAVE_COPIES: Final = 3
 """A leave message is not repeated later, so it goes out several times at once."""
 
@@ -144,7 +147,8 @@ class Membership(Ordering):
 
     def _on_join(self, join: Join, header: Header, source: Address, now: float) -> None:
         sender = join.sender
-        self._ring_seq_max = max(self._ring_seq_max, join.ring_seq_max, join.ring.seq)
+        if not self._learn_ring_seq(join.ring_seq_max, join.ring.seq):
+            return
         met = self._neighbours.meet(sender, join.life, source)
         if met is Meeting.FORMER_LIFE:
             self.counters.add("dropped_former_life")
@@ -165,6 +169,17 @@ class Membership(Ordering):
                 self._gather_again(now, heard=sender)
             else:
                 self._try_to_form(now)
+
+    def _learn_ring_seq(self, *heard: int) -> bool:
+        """Remember the highest ring number heard of; False if one is beyond belief.
+
+        Believed, a made-up number near the end would be built on by all, and leave no room.
+        """
+        if max(heard) > self._ring_seq_max + RING_SEQ_JUMP_MAX:
+            self.counters.add("dropped_malformed")
+            return False
+        self._ring_seq_max = max(self._ring_seq_max, *heard)
+        return True
 
     def _hear(self, join: Join) -> bool:
         return self._gathering.hear(join, of_my_ring=join.sender in self._members)
@@ -235,7 +250,8 @@ class Membership(Ordering):
         self._take_commit(commit, now)
 
     def _take_commit(self, commit: Commit, now: float) -> None:
-        self._ring_seq_max = max(self._ring_seq_max, commit.ring.seq)
+        if not self._learn_ring_seq(commit.ring.seq):
+            return
         match self.state:
             case State.GATHER:
                 mine = [entry for entry in commit.entries if entry.node == self.node]
@@ -424,7 +440,8 @@ class Membership(Ordering):
 
     def _on_beacon(self, beacon: Beacon, header: Header, source: Address, now: float) -> None:
         sender = beacon.sender
-        self._ring_seq_max = max(self._ring_seq_max, beacon.ring_seq_max, beacon.ring.seq)
+        if not self._learn_ring_seq(beacon.ring_seq_max, beacon.ring.seq):
+            return
         if self.state is not State.OPERATIONAL or beacon.ring == self._ring:
             return
         if self._neighbours.meet(sender, beacon.life, source) is Meeting.FORMER_LIFE:

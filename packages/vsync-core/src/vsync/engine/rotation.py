@@ -95,11 +95,11 @@ class Rotation:
         """Repeat what is asked for, send what waits, and bring *token* up to date."""
         log = self._log
         visit = Visit()
-        allowed = self._flow.allowed(token, backlog, log.stable)
+        allowed = self._flow.allowed(token, backlog)
         self._answer(token, visit, allowed)
         repeated = len(visit.before)
         new: list[bytes | memoryview] = []
-        if may_send:
+        if may_send and self._flow.may_number(token, log.stable):
             while len(new) < allowed - repeated:
                 packet = next_frame(token.seq + 1)
                 if packet is None:

@@ -24,6 +24,9 @@ NODES = PrefixedArray(Int16ub, Int32ub)
 RING_SEQ_MAX: Final = 2**62
 """No ring gets that far; a higher number would leave no room for the next ring."""
 
+COMMIT_VISITS_MAX: Final = 2**16
+"""A commit token visits each node twice."""
+
 NODES_MAX: Final = 512
 """As many as a join may name; a longer list is refused before it is used."""
 
@@ -250,6 +253,8 @@ def parse_commit(header: Header, packet: bytes | memoryview) -> Commit:
     """Read a commit packet whose header was checked. Raises MalformedPacket."""
     raw = _parse(COMMIT, packet)
     entries = tuple(_entry(raw_entry) for raw_entry in raw.entries)
+    if raw.token_seq > COMMIT_VISITS_MAX:
+        raise MalformedPacket("malformed", f"a commit token claims {raw.token_seq} visits")
     nodes = [entry.node for entry in entries]
     if not nodes or nodes != sorted(set(nodes)) or nodes[0] == 0 or len(nodes) > NODES_MAX:
         raise MalformedPacket("malformed", "a commit token's members are not ascending")

@@ -30,6 +30,9 @@ TOKEN = Struct(
 
 TOKEN_FAST: Final = struct.Struct(">QIQQQIIIIBH")
 _REQUESTS: Final = [struct.Struct(f">{count}Q") for count in range(REQUESTS_MAX + 1)]
+SEQ_LIMIT: Final = 2**63
+"""No ring counts that far; a token that claims it was made to break something."""
+
 _UINT32_MAX: Final = 2**32 - 1
 
 
@@ -86,6 +89,8 @@ def parse_token(header: Header, packet: bytes | memoryview) -> Token:
     ) = TOKEN_FAST.unpack_from(packet, HEADER_BYTES)
     if count > REQUESTS_MAX or size != HEADER_BYTES + TOKEN_FAST.size + 8 * count:
         raise MalformedPacket("malformed", f"a token claims {count} requests in {size} bytes")
+    if seq > SEQ_LIMIT or token_seq > SEQ_LIMIT:
+        raise MalformedPacket("malformed", "a token's numbers leave no room for the next")
     if aru > seq or recovering > 1:
         raise MalformedPacket("malformed", f"a token has aru {aru} beyond seq {seq}")
     requests = _REQUESTS[count].unpack_from(packet, HEADER_BYTES + TOKEN_FAST.size)
