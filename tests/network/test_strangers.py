@@ -13,7 +13,7 @@ import pytest
 from tests.network.nodes import Node, Ring, eventually
 from vsync.wire.header import HEADER_BYTES, MAGIC
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.network.nodes import Ring
 from vsync.testing.properties import Report
 from vsync.trace import Sent
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
 
 MakeRing = Callable[[int], Ring]
 

@@ -15,11 +15,12 @@ from vsync.testing.faults import STEPS, Step, random_schedule
 from vsync.testing.properties import check_files
 from vsync.testing.simulate import main, nodes_of, run_seeds, shrink, simulate
 
+pytestmark = pytest.mark.timeout(900)
+
 SEEDS = range(120)
 NODES = range(3, 8)
 
 
-@pytest.mark.timeout(600)
 def test_seeds_hold(capsys: pytest.CaptureFixture[str]) -> None:
     """A fixed number of them, so that what passed here passes everywhere."""
     failed = []
