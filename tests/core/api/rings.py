@@ -15,13 +15,16 @@ from vsync import ConfigurationChanged, Delivery, Node, Session
 _names = itertools.count(1)
 PATIENCE_S = 20.0
 
+QUICK_BUT_PATIENT: dict[str, Any] = {"preset": "loopback", "token_lost_s": 1.0}
+"""A machine that stops a thread for a while must not change a test's configurations."""
+
 
 def settings_of(directory: Path, node: int, network: str, **ring: Any) -> vsync.NodeSettings:
     """Settings of a node on the memory network *network*."""
     return vsync.NodeSettings.model_validate(
         {
             "node": {"id": node, "state_dir": str(directory / f"state{node}")},
-            "ring": {"name": network, "transport": "memory", "preset": "loopback", **ring},
+            "ring": {"name": network, "transport": "memory", **QUICK_BUT_PATIENT, **ring},
             "transport": {"memory": {"network": network}},
         }
     )
@@ -62,11 +65,15 @@ async def until_together(nodes: list[Node]) -> None:
 async def deliveries(session: Session, count: int) -> list[Delivery]:
     """The next *count* messages of *session*; configurations are passed over."""
     found: list[Delivery] = []
-    with anyio.fail_after(PATIENCE_S):
+    passed: list[str] = []
+    with anyio.move_on_after(PATIENCE_S):
         while len(found) < count:
             event = await session.receive()
             if isinstance(event, Delivery):
                 found.append(event)
+            else:
+                passed.append(f"{event.configuration.id} {event.configuration.members}")
+    assert len(found) == count, f"after {PATIENCE_S} s; configurations passed over: {passed}"
     return found
 
 
