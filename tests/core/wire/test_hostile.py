@@ -1,0 +1,166 @@
+"""Packets that lie with a good checksum; fast paths and declarations agree on them.
+
+A frame of any kind is changed somewhere in its body and sealed anew, so that only the reader of
+that kind of frame stands between the lie and the engine.
+"""
+
+import pytest
+from construct import ConstructError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.core.wire.frames import (
+    CODEC,
+    LIFE,
+    ME,
+    NETWORK,
+    beacons,
+    commits,
+    joins,
+    pieces,
+    rings,
+    seqs,
+    tokens,
+    uint64,
+    wakes,
+)
+from vsync.errors import MalformedPacket
+from vsync.wire import Data, Frame, FrameType, Recovered, Token
+from vsync.wire.data import DATA, RECOVERED
+from vsync.wire.header import HEADER, HEADER_BYTES, HEADER_FAST, seal, unseal
+from vsync.wire.token import TOKEN
+
+packets = st.one_of(
+    tokens().map(CODEC.token),
+    st.builds(
+        lambda ring, seq, index, flags, pieces: bytes(
+            CODEC.data(ring, seq, index, index, flags, pieces).packet
+        ),
+        rings,
+        seqs,
+        uint64,
+        st.integers(0, 0x3F),
+        pieces,
+    ),
+    st.builds(
+        lambda ring, seq, inner: bytes(CODEC.recovered(ring, seq, inner).packet),
+        rings,
+        seqs,
+        st.binary(max_size=60),
+    ),
+    joins().map(CODEC.join),
+    commits().map(CODEC.commit),
+    beacons.map(CODEC.beacon),
+    wakes.map(CODEC.wake),
+)
+"""A good packet of any kind."""
+
+
+def sealed(kind: int, body: bytes) -> bytes:
+    return seal(kind, NETWORK, ME, LIFE, body)
+
+
+def read(packet: bytes) -> Frame | None:
+    """The frame; None if it is refused. Any other exception is a failure."""
+    try:
+        return CODEC.decode(packet)[1]
+    except MalformedPacket as error:
+        assert error.reason in {"malformed", "truncated"}
+        return None
+
+
+@given(packets, st.data())
+def test_a_changed_body_is_a_frame_or_refused(packet: bytes, data: st.DataObject) -> None:
+    body = bytearray(packet[HEADER_BYTES:])
+    for _ in range(data.draw(st.integers(1, 4))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    agree(packet[3], bytes(body))
+
+
+@given(packets, st.data())
+def test_a_body_cut_short_and_sealed_anew_is_refused(packet: bytes, data: st.DataObject) -> None:
+    kind, body = packet[3], packet[HEADER_BYTES:]
+    size = data.draw(st.integers(0, len(body) - 1))
+    frame = read(sealed(kind, body[:size]))
+    assert frame is None or kind == FrameType.RECOVERED  # what it wraps has a checksum of its own
+
+
+@given(packets, st.binary(min_size=1, max_size=40))
+def test_bytes_behind_the_end_are_refused(packet: bytes, more: bytes) -> None:
+    frame = read(sealed(packet[3], packet[HEADER_BYTES:] + more))
+    assert frame is None or packet[3] == FrameType.RECOVERED
+
+
+@given(packets, st.sampled_from(FrameType))
+def test_a_body_under_another_type_is_a_frame_or_refused(packet: bytes, kind: FrameType) -> None:
+    agree(kind, packet[HEADER_BYTES:])
+
+
+@given(packets)
+def test_a_view_of_a_packet_is_read_like_its_bytes(packet: bytes) -> None:
+    header, frame = CODEC.decode(memoryview(packet))
+    assert header == CODEC.decode(packet)[0]
+    assert type(frame) is type(CODEC.decode(packet)[1])
+
+
+def agree(kind: int, body: bytes) -> None:
+    """What a fast path takes its declaration takes, with the same values."""
+    frame = read(sealed(kind, body))
+    if isinstance(frame, Token):
+        raw = TOKEN.parse(body)
+        assert (raw.ring.seq, raw.ring.representative) == frame.ring
+        for name in ("token_seq", "seq", "aru", "aru_owner", "sent", "backlog", "blocked_by"):
+            assert raw[name] == getattr(frame, name)
+        assert bool(raw.recovering) is frame.recovering
+        assert list(raw.requests) == frame.requests
+        assert TOKEN.build(raw) == body
+    elif isinstance(frame, Data):
+        raw = DATA.parse(body)
+        assert (raw.ring.seq, raw.ring.representative) == frame.ring
+        assert (raw.seq, raw.index, raw.counter) == (frame.seq, frame.index, frame.counter)
+        assert tuple(raw.lengths) == frame.lengths
+        assert raw.pieces == bytes(frame.packet)[frame.first_byte :]
+        assert raw.flags == (
+            frame.guarantee | frame.priority << 2 | frame.continues << 4 | frame.unfinished << 5
+        )
+        assert DATA.build(raw) == body
+    elif isinstance(frame, Recovered):
+        raw = RECOVERED.parse(body)
+        assert (raw.ring.seq, raw.ring.representative) == frame.ring
+        assert (raw.seq, raw.packet) == (frame.seq, bytes(frame.inner))
+        assert RECOVERED.build(raw) == body
+
+
+@given(st.binary(min_size=HEADER_BYTES, max_size=HEADER_BYTES), st.booleans())
+def test_the_header_is_read_as_declared(noise: bytes, good: bool) -> None:
+    packet = b"VS\1" + noise[3:] if good else noise
+    try:
+        raw = HEADER.parse(packet)
+    except ConstructError:
+        with pytest.raises(MalformedPacket):
+            unseal(packet, NETWORK)
+    else:
+        fields = (b"VS", 1, raw.type, raw.checksum, raw.network, raw.sender, raw.life)
+        assert HEADER_FAST.unpack(packet) == fields
+        assert HEADER.build(raw) == packet
+
+
+COUNTS = {
+    "a token's requests": (FrameType.TOKEN, bytes(12 + 41)),
+    "a data frame's pieces": (FrameType.DATA, bytes(12) + bytes(7) + b"\1" + bytes(17)),
+    "a join's processes": (FrameType.JOIN, bytes(12 + 17)),
+    "a join's failed": (FrameType.JOIN, bytes(12 + 17 + 2)),
+    "a join's refused": (FrameType.JOIN, bytes(12 + 17 + 4)),
+    "a commit token's entries": (FrameType.COMMIT, bytes(12 + 4)),
+    "a beacon's heard": (FrameType.BEACON, bytes(12 + 8)),
+}
+
+
+@pytest.mark.parametrize("count", [129, 1025, 2**15, 2**16 - 1])
+@pytest.mark.parametrize(("kind", "before"), COUNTS.values(), ids=COUNTS)
+def test_a_huge_count_is_refused_with_and_without_room_for_it(
+    kind: FrameType, before: bytes, count: int
+) -> None:
+    lie = before + count.to_bytes(2)
+    assert read(sealed(kind, lie)) is None
+    assert read(sealed(kind, lie + bytes(60_000))) is None
