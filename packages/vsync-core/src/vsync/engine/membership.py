@@ -278,10 +278,12 @@ class Membership(Ordering):
                 self.counters.add("dropped_commit")
 
     def _is_next_commit(self, commit: Commit) -> bool:
-        """Not a copy, and of the ring that we agreed to."""
+        """Not a copy, and of the ring and the members that we agreed to."""
         assert self._commit is not None
+        if commit.ring != self._ring or commit.members != self._commit.members:
+            return False
         alone = len(commit.members) == 1  # passed to ourselves, it cannot be a copy
-        return commit.ring == self._ring and (alone or commit.token_seq > self._commit.token_seq)
+        return alone or commit.token_seq > self._commit.token_seq
 
     def _accept_commit(self, commit: Commit, now: float) -> None:
         """First round: adopt the ring's number, fill our entry, pass it on."""
