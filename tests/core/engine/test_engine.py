@@ -10,7 +10,7 @@ from vsync.testing.cluster import Cluster
 from vsync.testing.network import Action, Rule
 from vsync.transport import Packet
 from vsync.vocabulary import Guarantee, NodeId, Priority, RingId
-from vsync.wire import Codec, FrameType, Wake, network_of
+from vsync.wire import Codec, Commit, Entry, FrameType, Wake, network_of
 from vsync.wire.header import seal
 
 
@@ -239,3 +239,18 @@ def test_garbage_is_counted_by_what_is_wrong_with_it_and_changes_nothing() -> No
     assert changed == {f"dropped_{reason}": 1 for reason in wrong}
     assert engine.take_events() == []
     assert engine.poll_transmit() is None
+
+
+def test_a_filled_commit_token_with_other_members_than_were_agreed_is_not_taken() -> None:
+    cluster = ring_of(3)
+    engine = cluster.engine(1)
+    cluster.network.rules.append(Rule(action=Action.DROP, frame=FrameType.COMMIT, count=10**6))
+    cluster.crash(3)
+    assert cluster.run_until(lambda: engine.state is State.COMMIT)
+    codec = Codec(network_of(RingSettings().name), NodeId(2), cluster.hosts[2].life)
+    members = (NodeId(1), NodeId(77))
+    entries = tuple(Entry(node, True, RingId(1, node)) for node in members)
+    lie = codec.commit(Commit(engine._ring, 9, entries))
+    engine.receive([Packet(lie, 2)], cluster.now)
+    assert engine.state is State.COMMIT
+    assert engine.counters["dropped_commit"] == 1

@@ -69,12 +69,14 @@ def test_a_fifo_message_waits_for_an_agreed_one_of_its_sender() -> None:
 
 
 def test_a_message_whose_beginning_is_lost_is_lost() -> None:
-    one, stream = Sender(1), Stream(Reader(1000))
+    one, reader = Sender(1), Reader(1000)
+    stream = Stream(reader)
     frames = one.cut([1, 2], AGREED, LONG)
     out: list[Delivery] = []
     stream.ordered(frames[1], REGULAR, out)
     stream.ordered(one.frame(3, AGREED, b"next"), REGULAR, out)
     assert [delivery.payload for delivery in out] == [b"next"]
+    assert reader.malformed == 0  # its rest was not even read
 
 
 def test_a_message_over_the_limit_is_counted_and_keeps_nothing() -> None:
