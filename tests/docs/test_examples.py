@@ -38,6 +38,7 @@ def environment(home: Path) -> dict[str, str]:
     """That of a reader who has just installed vsync, with nothing of this machine's own."""
     kept = {name: os.environ[name] for name in ("LANG", "LC_ALL") if name in os.environ}
     return kept | {
+        "XDG_STATE_HOME": str(home / "state"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "HOME": str(home),
         "XDG_RUNTIME_DIR": str(home),

@@ -123,7 +123,8 @@ class NodeSection(Strict):
 
     state_dir: str | None = None
     """Directory for what must outlive a crash (the number of the last ring). Without it:
-    ``/var/lib/vsync`` for root, else ``vsync`` in the user's state directory."""
+    ``vsync`` in ``$XDG_STATE_HOME``, else ``/var/lib/vsync`` for root, else ``vsync`` in
+    ``~/.local/state``."""
 
     drain_s: float = Field(default=2.0, ge=0, le=600)
     """How long a closing node waits until all that it accepted is known to be everywhere."""

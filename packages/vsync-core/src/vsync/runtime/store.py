@@ -36,10 +36,12 @@ def state_directory(given: str | None) -> Path:
     """The state directory: as *given* in the settings, else this user's own."""
     if given is not None:
         return Path(given)
+    home = os.environ.get("XDG_STATE_HOME")
+    if home:
+        return Path(home) / "vsync"
     if os.geteuid() == 0:
         return Path("/var/lib/vsync")
-    home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "vsync"
+    return Path.home() / ".local" / "state" / "vsync"
 
 
 class StateStore:
