@@ -61,9 +61,6 @@ def test_changed_copies_of_real_traffic_make_no_engine_raise(seed: int) -> None:
     lied_to(seed)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a jump one believed parts it for ever"
-)
 @pytest.mark.parametrize("seed", [9, 24])
 def test_when_the_lies_have_ended_and_all_were_restarted_they_are_one_ring(seed: int) -> None:
     cluster = lied_to(seed)

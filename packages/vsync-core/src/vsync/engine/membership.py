@@ -36,9 +36,6 @@ from vsync.wire import (
 )
 from vsync.wire.header import Header
 
-RING_SEQ_JUMP_MAX: Final = 2**40
-"""How far above the highest ring number known another may be."""
-
 LEAVE_COPIES: Final = 3
 """A leave message is not repeated later, so it goes out several times at once."""
 
@@ -147,8 +144,7 @@ class Membership(Ordering):
 
     def _on_join(self, join: Join, header: Header, source: Address, now: float) -> None:
         sender = join.sender
-        if not self._learn_ring_seq(join.ring_seq_max, join.ring.seq):
-            return
+        self._learn_ring_seq(join.ring_seq_max, join.ring.seq)
         met = self._neighbours.meet(sender, join.life, source)
         if met is Meeting.FORMER_LIFE:
             self.counters.add("dropped_former_life")
@@ -170,16 +166,9 @@ class Membership(Ordering):
             else:
                 self._try_to_form(now)
 
-    def _learn_ring_seq(self, *heard: int) -> bool:
-        """Remember the highest ring number heard of; False if one is beyond belief.
-
-        Believed, a made-up number near the end would be built on by all, and leave no room.
-        """
-        if max(heard) > self._ring_seq_max + RING_SEQ_JUMP_MAX:
-            self.counters.add("dropped_malformed")
-            return False
+    def _learn_ring_seq(self, *heard: int) -> None:
+        """Remember the highest ring number heard of: the next ring's is above it."""
         self._ring_seq_max = max(self._ring_seq_max, *heard)
-        return True
 
     def _hear(self, join: Join) -> bool:
         return self._gathering.hear(join, of_my_ring=join.sender in self._members)
@@ -250,8 +239,7 @@ class Membership(Ordering):
         self._take_commit(commit, now)
 
     def _take_commit(self, commit: Commit, now: float) -> None:
-        if not self._learn_ring_seq(commit.ring.seq):
-            return
+        self._learn_ring_seq(commit.ring.seq)
         match self.state:
             case State.GATHER:
                 mine = [entry for entry in commit.entries if entry.node == self.node]
@@ -442,8 +430,7 @@ class Membership(Ordering):
 
     def _on_beacon(self, beacon: Beacon, header: Header, source: Address, now: float) -> None:
         sender = beacon.sender
-        if not self._learn_ring_seq(beacon.ring_seq_max, beacon.ring.seq):
-            return
+        self._learn_ring_seq(beacon.ring_seq_max, beacon.ring.seq)
         if self.state is not State.OPERATIONAL or beacon.ring == self._ring:
             return
         if self._neighbours.meet(sender, beacon.life, source) is Meeting.FORMER_LIFE:
