@@ -62,6 +62,8 @@ class Host:
     """When a leaving node goes, stable or not."""
     failure: VsyncError | None = None
     """Why the last life stopped, if it had to."""
+    wakes_at: float = NEVER
+    """``due()`` as it was when this host last changed: asked often, computed seldom."""
 
     @property
     def life(self) -> int:
@@ -238,6 +240,7 @@ class Cluster:
     def run(self, seconds: float) -> None:
         """Let that much virtual time pass."""
         end = self.now + seconds
+        self._look_around()
         while (due := self._due()) <= end:
             self._advance(due)
         self.now = end
@@ -246,6 +249,7 @@ class Cluster:
         """Run until *condition* holds; whether it did within that time."""
         end = self.now + most_s
         while not condition():
+            self._look_around()  # the condition may have done something
             due = self._due()
             if due > end:
                 self.now = end
@@ -288,19 +292,28 @@ class Cluster:
 
     # --- inside ---------------------------------------------------------------------------------
 
+    def _look_around(self) -> None:
+        """Anything may have been done to the hosts since time last passed."""
+        for host in self.hosts.values():
+            host.wakes_at = host.due()
+
     def _due(self) -> float:
         due = self.network.next_arrival()
         for host in self.hosts.values():
-            if (its := host.due()) < due:
-                due = its
-        return max(due, self.now)
+            if host.wakes_at < due:
+                due = host.wakes_at
+        return due if due > self.now else self.now
 
     def _advance(self, due: float) -> None:
         self.now = due
-        self.network.arrive(due)
-        for host in self.hosts.values():
-            if host.due() <= due:
+        hosts = self.hosts
+        for number in self.network.arrive(due):
+            host = hosts[number]
+            host.wakes_at = host.due()
+        for host in hosts.values():
+            if host.wakes_at <= due:
                 self._work(host)
+                host.wakes_at = host.due()
 
     def _work(self, host: Host) -> None:
         engine = host.engine

@@ -165,13 +165,16 @@ class Network:
         """When the next packet arrives; infinity if none flies."""
         return self._flying[0][0] if self._flying else NEVER
 
-    def arrive(self, now: float) -> None:
-        """Put what has arrived by *now* into the receive buffers."""
+    def arrive(self, now: float) -> list[int]:
+        """Put what has arrived by *now* into the receive buffers; whose."""
+        receivers: list[int] = []
         while self._flying and self._flying[0][0] <= now:
             _, _, sender, receiver, packet = heapq.heappop(self._flying)
             inbox = self.inboxes.get(receiver)
             if inbox is not None:
                 inbox.put(Packet(packet, sender))
+                receivers.append(receiver)
+        return receivers
 
     def _carry(self, packet: bytes, sender: int, receiver: int, now: float) -> None:
         random, conditions = self._random, self.conditions
