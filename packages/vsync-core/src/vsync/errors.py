@@ -2,7 +2,9 @@
 
 ``VsyncError``
  ├─ ``MisuseError``         the caller broke a rule of the API; the fix is in the caller
- │   └─ ``MessageTooLarge``  a payload beyond the ring's limit
+ │   ├─ ``MessageTooLarge``  a payload beyond the ring's limit
+ │   ├─ ``NotMember``        only members send to a closed group
+ │   └─ ``PriorityHeld``     a service sends, inside ``synchronize``, what is held until it returns
  ├─ ``SettingsError``       the settings cannot work as they are written
  ├─ ``PluginNotFound``      no installed plugin has that name
  ├─ ``MalformedPacket``     bytes that are no frame of this protocol; dropped and counted
@@ -12,7 +14,11 @@
  ├─ ``DuplicateNode``       another live process on this ring has the same node id
  ├─ ``NodeClosed``          the node is closed, or closing
  ├─ ``Undelivered``         the node closed before all that it accepted was delivered everywhere
+ ├─ ``WouldBlock``          there is no room to send at once; it says who is slow
+ ├─ ``Evicted``             the session was too slow for its ring, and was ended
+ ├─ ``ServiceFailed``       a service refused a request, has failed, or does not run here
  └─ ``DaemonError``         the daemon cannot be reached, or refused what was asked
+     └─ ``DaemonLost``       the connection to the daemon has ended
 
 A bad packet never raises out of the engine. A broken invariant of our own is an ``assert``.
 """
@@ -87,3 +93,46 @@ class Undelivered(VsyncError):
 
 class DaemonError(VsyncError):
     """The daemon cannot be reached, or refused what was asked; the text says which."""
+
+
+class DaemonLost(DaemonError):
+    """The connection to the daemon has ended; what was not answered may or may not have been
+    accepted."""
+
+
+class NotMember(MisuseError):
+    """Only members send to a closed group, and this session is none."""
+
+
+class PriorityHeld(MisuseError):
+    """A service sent at priority MEDIUM or LOW inside its own ``synchronize``.
+
+    Those are held until every service has returned from it: to wait for them there would be to wait
+    for oneself. State is transferred at RECOVERY priority.
+    """
+
+
+class WouldBlock(VsyncError):
+    """There is no room to send at once.
+
+    *blocked_by* is the node whose application is too slow; None if the ring is merely behind.
+    *since* is the time (``time.monotonic``, seconds) from which on there was no room.
+    """
+
+    def __init__(self, blocked_by: int | None, since: float) -> None:
+        who = (
+            "the ring is behind"
+            if blocked_by is None
+            else f"the ring waits for a slow reader on node {blocked_by}"
+        )
+        super().__init__(f"there is no room to send at once: {who}; send later, or await send()")
+        self.blocked_by = blocked_by
+        self.since = since
+
+
+class Evicted(VsyncError):
+    """The session did not take its events in time, and its policy was to end it."""
+
+
+class ServiceFailed(VsyncError):
+    """A service refused a request, has failed, or does not run here; the text says which."""

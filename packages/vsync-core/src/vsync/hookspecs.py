@@ -12,6 +12,7 @@ from typing import Final
 
 import pluggy
 
+from vsync.service import Service
 from vsync.transport import Transport
 
 PROJECT: Final = "vsync"
@@ -28,5 +29,15 @@ def vsync_register_transports() -> Sequence[type[Transport]]:
     Called when a node opens with a transport of this entry's name, and when plugins are listed.
     Import drivers inside ``open``, not at import time: listing the plugins must work where the
     hardware is absent.
+    """
+    return ()
+
+
+@hookspec
+def vsync_register_services() -> Sequence[type[Service]]:
+    """Return service classes; ``NAME`` is what users write in ``[service.NAME]``.
+
+    Called when a node opens whose settings have a section of this entry's name, and when plugins
+    are listed.
     """
     return ()

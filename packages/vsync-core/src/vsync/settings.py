@@ -129,6 +129,10 @@ class NodeSection(Strict):
     drain_s: float = Field(default=2.0, ge=0, le=600)
     """How long a closing node waits until all that it accepted is known to be everywhere."""
 
+    synchronize_s: float = Field(default=30.0, ge=0.1, le=3600)
+    """How long a service may take to synchronize after a configuration change. Messages of priority
+    MEDIUM and LOW are held meanwhile; a service that takes longer is ended on this node."""
+
 
 class DaemonSection(Strict):
     """``[daemon]``: how local programs reach this node."""
@@ -147,4 +151,6 @@ class NodeSettings(Strict):
     ring: RingSettings = Field(default_factory=RingSettings)
     transport: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """A section for each transport, by name; read by the transport's own model."""
+    service: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """A section for each service that this node runs, by name; read by the service's own model."""
     daemon: DaemonSection = Field(default_factory=DaemonSection)

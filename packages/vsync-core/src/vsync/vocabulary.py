@@ -59,6 +59,38 @@ class Kind(Enum):
     TRANSITIONAL = "transitional"  #: what is left of the regular one before it is delivered in it
 
 
+class Cause(Enum):
+    """Why a member came into a group, or went from it."""
+
+    JOINED = "joined"  #: it asked to
+    MERGED = "merged in"  #: its node came into the configuration, with its groups
+    LEFT = "left"  #: it asked to, or its session was closed
+    DIED = "process died"  #: its process ended without a word
+    EVICTED = "evicted"  #: it was too slow for its ring
+    NODE_GONE = "node gone"  #: its node is no longer in the configuration
+
+
+class SlowPolicy(Enum):
+    """What happens to a session that does not take its events in time."""
+
+    BLOCK = "block"  #: the ring takes no new messages until it has
+    EVICT = "evict"  #: it ends, with ``Evicted``
+    SPILL = "spill"  #: its events go to disk, up to a limit; beyond that it is evicted
+
+
+class Member(NamedTuple):
+    """A session as the others see it: its node, and its number there.
+
+    Numbers are given out from 1 and not used again in one life of the node.
+    """
+
+    node: NodeId
+    session: int
+
+    def __str__(self) -> str:
+        return f"{self.node}/{self.session}"
+
+
 class RingId(NamedTuple):
     """The identity of one ring: a number that only grows, and the representative's node id.
 
