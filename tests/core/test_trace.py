@@ -81,7 +81,7 @@ def test_a_line_has_the_fields_of_the_specification_in_its_order(path: Path) -> 
         [*common, "version", "transport", "ring"],
         [*common, "id", "kind", "members", "joined", "left"],
         [*common, "id", "kind", "members", "joined", "left", "next"],
-        [*common, "group", "members", "joined", "left", "configuration"],
+        [*common, "group", "members", "joined", "left", "configuration", "causes", "closed"],
         [*common, "message", "groups", "guarantee", "priority", "size", "digest"],
         [
             *common,

@@ -71,7 +71,7 @@ async def deliveries(session: Session, count: int) -> list[Delivery]:
             event = await session.receive()
             if isinstance(event, Delivery):
                 found.append(event)
-            else:
+            elif isinstance(event, ConfigurationChanged):
                 passed.append(f"{event.configuration.id} {event.configuration.members}")
     assert len(found) == count, f"after {PATIENCE_S} s; configurations passed over: {passed}"
     return found

@@ -79,7 +79,7 @@ async def test_a_message_says_who_sent_it_where_and_how(tmp_path: Path, open_ses
             id = await other.send(b"x", "orders", "audit", guarantee=Guarantee.SAFE)
         (delivery,) = await deliveries(session, 1)
         assert delivery.message == id
-        assert delivery.sender == 2
+        assert delivery.sender.node == delivery.message.node == 2
         assert delivery.groups == (GroupKey.from_name("orders"), GroupKey.from_name("audit"))
         assert delivery.payload == b"x"
         assert delivery.guarantee is Guarantee.SAFE

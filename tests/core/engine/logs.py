@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from vsync.engine.log import Log
-from vsync.engine.streams import Reader
+from vsync.engine.streams import ControlReader, Ordered, Reader
+from vsync.events import Delivery
 from vsync.vocabulary import Configuration, GroupKey, Guarantee, Kind, NodeId, Priority, RingId
 from vsync.wire import Codec, Data, network_of
 from vsync.wire.data import flags_of, message_head
@@ -27,12 +28,12 @@ class Sender:
 
     def frame(self, seq: int, guarantee: Guarantee, *payloads: bytes) -> Data:
         """A frame of whole messages."""
-        pieces: list[bytes | memoryview] = [message_head((GROUP,)) + p for p in payloads]
+        pieces: list[bytes | memoryview] = [message_head(1, (GROUP,)) + p for p in payloads]
         return self._make(seq, guarantee, pieces, continues=False, unfinished=False)
 
     def cut(self, seqs: Sequence[int], guarantee: Guarantee, payload: bytes) -> list[Data]:
         """The frames of one message, cut over *seqs*."""
-        message = message_head((GROUP,)) + payload
+        message = message_head(1, (GROUP,)) + payload
         size = -(-len(message) // len(seqs))
         frames = []
         for place, seq in enumerate(seqs):
@@ -61,9 +62,14 @@ class Sender:
 
 def new_log() -> Log:
     """An empty log."""
-    return Log(RING, Reader(2**20))
+    return Log(RING, Reader(2**20), ControlReader())
 
 
 def delivered(log: Log) -> list[bytes]:
     """The payloads that *log* delivers now."""
-    return [delivery.payload for delivery in log.deliver(REGULAR)]
+    return payloads(log.deliver(REGULAR))
+
+
+def payloads(ordered: Sequence[Ordered]) -> list[bytes]:
+    """What the deliveries among *ordered* carry."""
+    return [each.payload for each in ordered if isinstance(each, Delivery)]

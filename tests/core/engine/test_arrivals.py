@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.core.engine.logs import REGULAR, TRANSITIONAL, Sender, new_log
+from tests.core.engine.logs import REGULAR, TRANSITIONAL, Sender, new_log, payloads
 from vsync.engine.log import Log
-from vsync.events import Delivery
+from vsync.engine.streams import Ordered
 from vsync.vocabulary import Guarantee, NodeId
 from vsync.wire import Data
 
@@ -36,8 +36,8 @@ def rings(draw: st.DrawFn) -> list[Sent]:
     ]
 
 
-def seqs(deliveries: Sequence[Delivery]) -> list[int]:
-    return [int(delivery.payload) for delivery in deliveries]
+def seqs(ordered: Sequence[Ordered]) -> list[int]:
+    return list(map(int, payloads(ordered)))
 
 
 def check_orders(ring: list[Sent], got: list[int]) -> None:

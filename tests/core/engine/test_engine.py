@@ -55,7 +55,7 @@ def lone(**settings: object) -> Engine:
 
 
 def submit(engine: Engine, payload: bytes, groups: int = 1) -> None:
-    engine.submit([GROUP] * groups, payload, Guarantee.AGREED, Priority.HIGH, 1.0)
+    engine.submit(1, [GROUP] * groups, payload, Guarantee.AGREED, Priority.HIGH, 1.0)
 
 
 def test_nothing_is_accepted_before_the_first_configuration() -> None:

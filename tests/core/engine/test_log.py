@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.core.engine.logs import REGULAR, TRANSITIONAL, Sender, delivered, new_log
+from tests.core.engine.logs import (
+    REGULAR,
+    TRANSITIONAL,
+    Sender,
+    delivered,
+    new_log,
+    payloads,
+)
 from vsync.engine.log import AHEAD_MAX, Log
 from vsync.vocabulary import Guarantee, NodeId
 
@@ -137,7 +144,7 @@ def log_after_a_loss() -> Log:
 def rest(log: Log, delivered_by_any: int, owed: set[int]) -> tuple[list[bytes], list[bytes]]:
     old = log.deliver_rest(REGULAR, delivered_by_any)
     new = log.deliver_transitional(TRANSITIONAL, {NodeId(node) for node in owed})
-    return [d.payload for d in old], [d.payload for d in new]
+    return payloads(old), payloads(new)
 
 
 def test_beyond_the_first_gap_only_those_who_come_along_are_delivered() -> None:

@@ -21,10 +21,10 @@ def neighbours() -> Neighbours:
 
 def test_a_late_frame_of_a_former_life_does_not_move_the_node() -> None:
     met = neighbours()
-    assert met.meet(TWO, 7, "a") is Meeting.SAME_LIFE
-    assert met.meet(TWO, 8, "b") is Meeting.NEW_LIFE
-    assert met.meet(TWO, 7, "a") is Meeting.FORMER_LIFE
-    assert met.meet(TWO, 8, "c") is Meeting.SAME_LIFE
+    assert met.meet(TWO, 7, "a", 0.0) is Meeting.SAME_LIFE
+    assert met.meet(TWO, 8, "b", 0.0) is Meeting.NEW_LIFE
+    assert met.meet(TWO, 7, "a", 0.0) is Meeting.FORMER_LIFE
+    assert met.meet(TWO, 8, "c", 0.0) is Meeting.SAME_LIFE
     assert met.address(TWO) == "c"
     assert met.lives([ONE, TWO, THREE]) == {ONE: 50, TWO: 8}
     assert met.address(THREE) is None
@@ -32,9 +32,9 @@ def test_a_late_frame_of_a_former_life_does_not_move_the_node() -> None:
 
 def test_an_older_join_is_out_of_date_until_a_new_life_counts_anew() -> None:
     met = neighbours()
-    met.meet(TWO, 7, "a")
+    met.meet(TWO, 7, "a", 0.0)
     assert [met.is_latest(TWO, number) for number in (5, 5, 4, 6)] == [True, False, False, True]
-    met.meet(TWO, 8, "a")
+    met.meet(TWO, 8, "a", 0.0)
     assert met.is_latest(TWO, 1)
 
 
@@ -73,13 +73,13 @@ def test_who_could_not_be_agreed_with_is_avoided_longer_each_time_but_not_for_ev
 def test_who_became_a_member_or_was_restarted_is_avoided_no_more() -> None:
     for reconcile in ("member", "new life"):
         met = neighbours()
-        met.meet(TWO, 7, "a")
+        met.meet(TWO, 7, "a", 0.0)
         met.installed([ONE, TWO], given_up=frozenset({THREE, TWO}), now=0.0)
         assert met.avoided(TWO, 0.1)
         if reconcile == "member":
             met.installed([ONE, TWO], given_up=frozenset(), now=0.1)
         else:
-            met.meet(TWO, 8, "a")
+            met.meet(TWO, 8, "a", 0.0)
         assert not met.avoided(TWO, 0.11)
         assert met.avoided(THREE, 0.11)
 
@@ -106,11 +106,26 @@ def test_beacons_are_answered_at_once_but_not_in_a_storm() -> None:
 def test_strangers_are_forgotten_when_a_ring_is_formed_and_beyond_a_limit() -> None:
     met = neighbours()
     for number in range(2, 2 + MET_MAX):
-        met.meet(NodeId(number), 1, number)
+        met.meet(NodeId(number), 1, number, 0.0)
     assert len(met.lives(map(NodeId, range(2, 2 + MET_MAX)))) == MET_MAX
-    met.meet(NodeId(10**6), 1, "x")
+    met.meet(NodeId(10**6), 1, "x", 0.0)
     assert met.lives([TWO, NodeId(10**6)]) == {NodeId(10**6): 1}
-    met.meet(TWO, 1, "a")
+    met.meet(TWO, 1, "a", 0.0)
     met.installed([ONE, TWO], given_up=frozenset(), now=0.0)
     assert met.lives([TWO, NodeId(10**6)]) == {TWO: 1}
     assert met.address(NodeId(10**6)) is None
+
+
+def test_an_older_life_that_goes_on_speaking_is_believed_once_the_younger_has_left() -> None:
+    met = neighbours()
+    met.meet(TWO, 8, "b", 0.0)
+    met.left(TWO, 8)
+    late = [met.meet(TWO, 7, "a", 0.001 * frame) for frame in range(5)]
+    assert late == [Meeting.FORMER_LIFE] * 5  # a few late frames of a former life look like that
+    assert met.meet(TWO, 7, "a", 1.0) is Meeting.SAME_LIFE
+
+
+def test_an_older_life_is_not_believed_while_the_younger_is_there() -> None:
+    met = neighbours()
+    met.meet(TWO, 8, "b", 0.0)
+    assert {met.meet(TWO, 7, "a", float(frame)) for frame in range(9)} == {Meeting.FORMER_LIFE}

@@ -29,14 +29,13 @@ class Member:
         self.log.add(frame)
         return frame.packet
 
-    def visit(self, token: Token, *, accelerated: int = 0, may_send: bool = True) -> Visit:
+    def visit(self, token: Token, *, accelerated: int = 0) -> Visit:
         self.rotation.arrive(token, 0.0)
         return self.rotation.work(
             token,
             self.next_frame,
             self.waiting,
             accelerated=accelerated,
-            may_send=may_send,
             now=0.0,
         )
 
@@ -116,15 +115,6 @@ def test_nobody_but_its_owner_raises_the_aru() -> None:
     one.log.aru = one.log.high = 5
     one.visit(token)
     assert (token.aru, token.aru_owner) == (2, 3)
-
-
-def test_a_blocked_ring_takes_nothing_new_but_repeats() -> None:
-    member, token = Member(1, waiting=2), Token(RING)
-    member.visit(token)
-    member.waiting, token.requests = 5, [1]
-    visit = member.visit(token, may_send=False)
-    assert len(visit.before) == 1
-    assert token.seq == 2
 
 
 @pytest.mark.parametrize("senders", [1, 2, 5])

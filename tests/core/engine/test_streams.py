@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.core.engine.logs import GROUP, REGULAR, RING, Sender
-from vsync.engine.streams import Reader, Stream, stream_key
+from tests.core.engine.logs import GROUP, REGULAR, RING, Sender, payloads
+from vsync.engine.streams import Control, ControlReader, Ordered, Reader, Stream, stream_key
 from vsync.events import Delivery
-from vsync.vocabulary import Guarantee, MessageId, NodeId, Priority
-from vsync.wire import Codec, Data, network_of
+from vsync.vocabulary import Cause, Guarantee, Member, MessageId, NodeId, Priority
+from vsync.wire import CONTROL_LANE, Codec, Data, LeaveGroups, build_control, network_of
 from vsync.wire.data import flags_of
 
 UNORDERED, FIFO, AGREED, _ = Guarantee
@@ -17,10 +17,10 @@ LONG = b"a message of several frames" * 9
 
 
 def arrive(stream: Stream, frames: Sequence[Data]) -> list[bytes]:
-    out: list[Delivery] = []
+    out: list[Ordered] = []
     for frame in frames:
         stream.arrived(frame, REGULAR, out)
-    return [delivery.payload for delivery in out]
+    return payloads(out)
 
 
 def raw(piece: bytes) -> Data:
@@ -63,19 +63,19 @@ def test_a_fifo_message_waits_for_an_agreed_one_of_its_sender() -> None:
     one, stream = Sender(1), Stream(Reader(1000))
     agreed, fifo = one.frame(1, AGREED, b"agreed"), one.frame(2, FIFO, b"fifo")
     assert arrive(stream, [fifo]) == []
-    out: list[Delivery] = []
+    out: list[Ordered] = []
     stream.ordered(agreed, REGULAR, out)
-    assert [delivery.payload for delivery in out] == [b"agreed", b"fifo"]
+    assert payloads(out) == [b"agreed", b"fifo"]
 
 
 def test_a_message_whose_beginning_is_lost_is_lost() -> None:
     one, reader = Sender(1), Reader(1000)
     stream = Stream(reader)
     frames = one.cut([1, 2], AGREED, LONG)
-    out: list[Delivery] = []
+    out: list[Ordered] = []
     stream.ordered(frames[1], REGULAR, out)
     stream.ordered(one.frame(3, AGREED, b"next"), REGULAR, out)
-    assert [delivery.payload for delivery in out] == [b"next"]
+    assert payloads(out) == [b"next"]
     assert reader.malformed == 0  # its rest was not even read
 
 
@@ -105,14 +105,38 @@ def test_any_message_bytes_are_delivered_or_counted(piece: bytes) -> None:
 
 def test_a_delivery_tells_sender_priority_groups_and_counter() -> None:
     one, stream = Sender(1, Priority.LOW), Stream(Reader(1000))
-    out: list[Delivery] = []
+    out: list[Ordered] = []
     stream.arrived(one.frame(1, FIFO, b"a", b"b"), REGULAR, out)
-    assert [delivery.message.counter for delivery in out] == [0, 1]
-    last = out[-1]
+    first, last = out
+    assert isinstance(first, Delivery) and isinstance(last, Delivery)
+    assert (first.message.counter, last.message.counter) == (0, 1)
     assert last.message == MessageId(NodeId(1), 101, Priority.LOW, 1)
     assert (last.groups, last.guarantee, last.configuration) == ((GROUP,), FIFO, REGULAR)
+    assert last.sender == Member(NodeId(1), 1)
+
+
+def control_frame(piece: bytes) -> Data:
+    """A control frame of one message of those bytes, which need not make sense."""
+    codec = Codec(network_of("test"), NodeId(1), 101)
+    flags = flags_of(Guarantee.AGREED, CONTROL_LANE, continues=False, unfinished=False)
+    return codec.data(RING, 1, 0, 0, flags, [piece])
+
+
+def test_a_control_frame_brings_what_the_ring_says_to_itself() -> None:
+    message = LeaveGroups(7, Cause.DIED, (GROUP,))
+    reader, out = ControlReader(), list[Ordered]()
+    Stream(reader).ordered(control_frame(build_control(message)), REGULAR, out)
+    assert out == [Control(NodeId(1), message)]
+    assert reader.news
+
+
+def test_a_control_message_that_makes_no_sense_is_counted() -> None:
+    reader, out = ControlReader(), list[Ordered]()
+    Stream(reader).ordered(control_frame(b"nonsense"), REGULAR, out)
+    assert (out, reader.malformed, reader.news) == ([], 1, False)
 
 
 def test_every_sender_and_priority_has_a_stream_of_its_own() -> None:
-    keys = {stream_key(node, priority) for node in (1, 2, 2**32 - 1) for priority in Priority}
-    assert len(keys) == 12
+    lanes = [*Priority, CONTROL_LANE]
+    keys = {stream_key(node, lane) for node in (1, 2, 2**32 - 1) for lane in lanes}
+    assert len(keys) == 15

@@ -24,6 +24,7 @@ from vsync import (
 from vsync.engine import Engine, MemoryStore
 from vsync.runtime.driver import MESSAGES_PER_TURN, Driver, Submission
 from vsync.runtime.mailbox import Mailbox
+from vsync.runtime.seat import Seat
 from vsync.trace import TraceWriter
 from vsync.transports.memory import MemorySettings, TransportMemory
 
@@ -90,8 +91,15 @@ def transport_of(driver: Driver) -> Lossy:
     return transport
 
 
+def seated(driver: Driver, mailbox: Mailbox) -> None:
+    """Give *mailbox* a seat in the group that messages go to."""
+    seat = Seat(1, mailbox)
+    driver.attach(seat).result(PATIENCE_S)
+    driver.join_groups(seat, [GROUP], closed=False).result(PATIENCE_S)
+
+
 def message(payload: bytes = b"x", guarantee: Guarantee = Guarantee.AGREED) -> Submission:
-    return Submission((GROUP,), [payload], guarantee, Priority.MEDIUM)
+    return Submission(1, (GROUP,), [payload], guarantee, Priority.MEDIUM)
 
 
 def test_a_wake_up_that_comes_late_costs_one_turn_and_no_more(make: Make) -> None:
@@ -116,8 +124,7 @@ def test_a_mailbox_emptied_while_it_is_marked_holds_up_nobody(make: Make) -> Non
 
     driver = make()
     mailbox = Emptied("quick", 10)
-    mailbox.groups = frozenset([GROUP])
-    driver.attach(mailbox).result(PATIENCE_S)
+    seated(driver, mailbox)
     driver.submit(message(bytes(1000)))
     until(lambda: driver.engine.unstable == 0)
     status = driver.call(driver.status).result(PATIENCE_S)
@@ -177,7 +184,7 @@ def test_packets_go_out_between_many_messages(make: Make) -> None:
 
     driver._accept, driver._transmit = count, turn  # type: ignore[method-assign]
     for _ in range(100):
-        driver.submit(Submission((GROUP,), [b""] * 100, Guarantee.AGREED, Priority.MEDIUM))
+        driver.submit(Submission(1, (GROUP,), [b""] * 100, Guarantee.AGREED, Priority.MEDIUM))
     go_on.set()
     until(lambda: sum(counts) == 10_000)
     assert max(counts) < MESSAGES_PER_TURN + 100
@@ -186,7 +193,7 @@ def test_packets_go_out_between_many_messages(make: Make) -> None:
 def test_empty_messages_take_room_too(make: Make) -> None:
     driver = make()
     go_on = blocked(driver)
-    driver.submit(Submission((GROUP,), [b""] * 1000, Guarantee.AGREED, Priority.MEDIUM))
+    driver.submit(Submission(1, (GROUP,), [b""] * 1000, Guarantee.AGREED, Priority.MEDIUM))
     assert driver.unsent_bytes > 10_000
     go_on.set()
     until(lambda: driver.unsent_bytes == 0)
@@ -240,8 +247,7 @@ def test_closing_waits_for_what_was_accepted(make: Make, tmp_path: Path) -> None
     two = make(2, network)
     until(lambda: one.engine.members == two.engine.members == (1, 2))
     mailbox = Mailbox("", 10**9)
-    mailbox.groups = frozenset([GROUP])
-    two.attach(mailbox).result(PATIENCE_S)
+    seated(two, mailbox)
     for _ in range(500):
         one.submit(message(bytes(2000), Guarantee.SAFE))
     one.close()

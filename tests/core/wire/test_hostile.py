@@ -26,7 +26,7 @@ from tests.core.wire.frames import (
 )
 from vsync.errors import MalformedPacket
 from vsync.wire import Data, Frame, FrameType, Recovered, Token
-from vsync.wire.data import DATA, RECOVERED
+from vsync.wire.data import CONTROL_LANE, DATA, RECOVERED
 from vsync.wire.header import HEADER, HEADER_BYTES, HEADER_FAST, seal, unseal
 from vsync.wire.token import TOKEN
 
@@ -121,7 +121,11 @@ def agree(kind: int, body: bytes) -> None:
         assert tuple(raw.lengths) == frame.lengths
         assert raw.pieces == bytes(frame.packet)[frame.first_byte :]
         assert raw.flags == (
-            frame.guarantee | frame.priority << 2 | frame.continues << 4 | frame.unfinished << 5
+            frame.guarantee
+            | (frame.lane & 3) << 2
+            | frame.continues << 4
+            | frame.unfinished << 5
+            | (frame.lane == CONTROL_LANE) << 6
         )
         assert DATA.build(raw) == body
     elif isinstance(frame, Recovered):

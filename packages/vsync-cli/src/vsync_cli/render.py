@@ -9,7 +9,8 @@ from typing import Any
 
 import rich_click as click
 
-from vsync.events import ConfigurationChanged, Event
+from vsync.events import ConfigurationChanged, Disconnected, Event, GroupChanged
+from vsync.trace import view_fields
 from vsync.vocabulary import Configuration
 
 TEXT_MAX = 200
@@ -87,10 +88,15 @@ def event_record(event: Event) -> dict[str, Any]:
     """An event's fields, JSON-ready: the payload in base64, and as text where it is UTF-8."""
     if isinstance(event, ConfigurationChanged):
         return {"event": "configuration", **configuration_record(event.configuration)}
+    if isinstance(event, GroupChanged):
+        return {"event": "group", **view_fields(event)}
+    if isinstance(event, Disconnected):
+        return {"event": "disconnected", "reason": event.reason}
     record: dict[str, Any] = {
         "event": "deliver",
         "message": str(event.message),
-        "sender": event.sender,
+        "sender": event.sender.node,
+        "session": event.sender.session,
         "groups": [group.hex() for group in event.groups],
         "guarantee": event.guarantee.word,
         "configuration": event.configuration.id,
@@ -106,8 +112,19 @@ def event_line(event: Event) -> str:
     """An event as one line for people."""
     if isinstance(event, ConfigurationChanged):
         return configuration_line(event.configuration)
+    if isinstance(event, GroupChanged):
+        return view_line(event)
+    if isinstance(event, Disconnected):
+        return f"disconnected: {event.reason}"
     groups = ", ".join(map(str, event.groups))
     return f"{groups}: from {event.sender} ({event.guarantee.word}): {payload_text(event.payload)}"
+
+
+def view_line(view: GroupChanged) -> str:
+    """A group view as one line for people."""
+    moves = [f"{move.member} {move.cause.value}" for move in (*view.joined, *view.left)]
+    kind = "closed group" if view.closed else "group"
+    return f"{kind} {view.group}: members {listed(view.members)} ({', '.join(moves)})"
 
 
 def payload_text(payload: bytes) -> str:

@@ -64,6 +64,14 @@ class ServiceContext(ABC):
         Sessions that asked for it learn of *configuration* only then.
         """
 
+    @abstractmethod
+    async def primary(self, configuration: Configuration) -> tuple[bool, str]:
+        """Wait until it is decided whether the regular *configuration* is primary.
+
+        That, and the reason. False if the configuration changes before; True where no service of
+        this node decides. A service may ask in its own ``synchronize``.
+        """
+
 
 class Service:
     """One service in one node.

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from vsync.errors import SettingsError
 from vsync.plugins import list_plugins, load_transport
+from vsync.service import Service
 from vsync.settings import NodeSettings
 from vsync.transport import Transport
 
@@ -78,6 +79,11 @@ def transport_of(settings: NodeSettings) -> tuple[type[Transport], BaseModel]:
     except ValidationError as error:
         prefix = ("transport", scheme)
         raise SettingsError(_sentences(error, None, "", transport.SETTINGS, prefix)) from error
+
+
+def services_of(settings: NodeSettings) -> Sequence[tuple[type[Service], BaseModel]]:
+    """The services that the node runs, and their settings."""
+    return []
 
 
 def _sentences(

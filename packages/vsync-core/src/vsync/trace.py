@@ -17,9 +17,11 @@ from json.encoder import encode_basestring_ascii as quoted
 from pathlib import Path
 from sys import intern
 from types import TracebackType
-from typing import Final, Literal, NamedTuple, Self, TypeAlias, cast
+from typing import Final, Literal, NamedTuple, Self, TypeAlias, TypedDict, cast
 
+from vsync import events
 from vsync.errors import TraceFailed
+from vsync.vocabulary import Cause
 
 GUARANTEES: Final = ("unordered", "fifo", "agreed", "safe")
 """The guarantees' words, weakest first: a word's place is its rank."""
@@ -68,6 +70,9 @@ class GroupChanged(NamedTuple):
     joined: tuple[Session, ...]
     left: tuple[Session, ...]
     configuration: str
+    causes: tuple[str, ...] = ()
+    """Of the joined, then of the left: the words of ``Cause``."""
+    closed: bool = False
 
 
 class Sent(NamedTuple):
@@ -109,6 +114,34 @@ class Stopped(NamedTuple):
 
 
 TraceLine: TypeAlias = Started | Configured | GroupChanged | Sent | Delivered | Stopped
+
+
+_CAUSES: Final = frozenset(cause.value for cause in Cause)
+
+
+class ViewFields(TypedDict):
+    """What a ``group`` line says, but for what is common to all lines."""
+
+    group: str
+    members: list[Session]
+    joined: list[Session]
+    left: list[Session]
+    causes: list[str]
+    closed: bool
+    configuration: str
+
+
+def view_fields(event: events.GroupChanged) -> ViewFields:
+    """What the ``group`` line of *event* says."""
+    return ViewFields(
+        group=event.group.hex(),
+        members=list(event.members),
+        joined=[move.member for move in event.joined],
+        left=[move.member for move in event.left],
+        causes=[move.cause.value for move in (*event.joined, *event.left)],
+        closed=event.closed,
+        configuration=event.configuration.id,
+    )
 
 
 def digest(payload: bytes | bytearray | memoryview) -> str:
@@ -277,7 +310,16 @@ def _group_changed(fields: Fields) -> GroupChanged:
         _sessions(fields, "joined"),
         _sessions(fields, "left"),
         intern(_text(fields, "configuration")),
+        _causes(fields),
+        fields.get("closed", False) is True,
     )
+
+
+def _causes(fields: Fields) -> tuple[str, ...]:
+    value = fields.get("causes", ())
+    if not isinstance(value, list | tuple) or any(word not in _CAUSES for word in value):
+        raise TraceFailed(f"the field 'causes' must be a list of causes, not {value!r}")
+    return tuple(map(str, value))
 
 
 def _sent(fields: Fields) -> Sent:
@@ -429,14 +471,18 @@ class TraceWriter:
         joined: Sequence[Session],
         left: Sequence[Session],
         configuration: str,
+        causes: Sequence[str] = (),
+        closed: bool = False,
     ) -> None:
-        """The members of a group changed."""
+        """The members of a group changed. *causes* are those of *joined*, then of *left*."""
         fields = {
             "group": group,
             "members": members,
             "joined": joined,
             "left": left,
             "configuration": configuration,
+            "causes": causes,
+            "closed": closed,
         }
         self._other(t_ns, "group", fields)
 

@@ -103,6 +103,12 @@ class RingId(NamedTuple):
     def __str__(self) -> str:
         return f"{self.seq}.{self.representative}"
 
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """The ring that ``str`` gave *text* for, which is the id of its configuration too."""
+        seq, _, representative = text.partition(".")
+        return cls(int(seq), NodeId(int(representative)))
+
 
 @dataclass(frozen=True, slots=True)
 class GroupKey:

@@ -15,25 +15,51 @@ from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import TaskGroup
 
+from vsync.api.services import ServiceRunner, ServiceSession
 from vsync.api.session import Session
 from vsync.engine import Engine
-from vsync.errors import MessageTooLarge, NodeClosed, Undelivered
+from vsync.errors import (
+    MessageTooLarge,
+    MisuseError,
+    NodeClosed,
+    ServiceFailed,
+    Undelivered,
+    WouldBlock,
+)
 from vsync.events import Event
 from vsync.runtime import Driver, StateStore
 from vsync.runtime.driver import MESSAGES_PER_TURN, Submission
 from vsync.runtime.mailbox import Mailbox
+from vsync.runtime.seat import Seat
 from vsync.runtime.store import state_directory
 from vsync.settings import NodeSettings
-from vsync.settings_file import read_settings, transport_of
+from vsync.settings_file import read_settings, services_of, transport_of
 from vsync.trace import TraceWriter
-from vsync.vocabulary import Configuration, GroupKey, Guarantee, MessageId, NodeId, Priority
+from vsync.vocabulary import (
+    Cause,
+    Configuration,
+    GroupKey,
+    Guarantee,
+    Member,
+    MessageId,
+    NodeId,
+    Priority,
+    SlowPolicy,
+)
 
 SEND_QUEUE_BYTES: Final = 8 * 2**20
 """Bytes that may wait for a place in the order before ``send`` waits."""
 
 SESSION_QUEUE_BYTES: Final = 32 * 2**20
 """Bytes that may wait for a session before the ring waits for it, unless the caller says else."""
+
+SPILL_BYTES: Final = 2**30
+"""Bytes of a session that may go to disk under ``SlowPolicy.SPILL``, unless the caller says."""
+
+SERVICE_QUEUE_BYTES: Final = 64 * 2**20
+"""Bytes that may wait for a service before the ring waits for it."""
 
 CLOSE_GRACE_S: Final = 5.0
 """How long, beyond draining, the ring's thread may take to end."""
@@ -56,7 +82,10 @@ class Node:
         self._opened_at = time.monotonic()
         self._news = anyio.Event()
         self._sessions: list[NodeSession] = []
+        self._session_numbers = 0
+        self._services: dict[str, ServiceRunner] = {}
         self._senders: deque[anyio.Event] = deque()
+        self._no_room_since: float | None = None
         self._told, self._tell = socket.socketpair()
         self._told.setblocking(False)
         self._tell.setblocking(False)
@@ -69,11 +98,15 @@ class Node:
             self._close_sockets()
             raise
         try:
+            services = services_of(settings)
             self._driver = self._make_driver(settings, trace)
         except BaseException:
             self._close_sockets()
             self._store.close()
             raise
+        for kind, service_settings in services:
+            session = NodeServiceSession(self, kind.NAME, SERVICE_QUEUE_BYTES, serves=True)
+            self._services[kind.NAME] = ServiceRunner(kind, service_settings, session)
 
     def _make_driver(self, settings: NodeSettings, trace: Path | None) -> Driver:
         kind, transport_settings = transport_of(settings)
@@ -93,6 +126,7 @@ class Node:
                 packet_bytes_max=transport.packet_bytes_max,
                 receive_buffer_bytes=transport.receive_buffer_bytes,
                 store=self._store,
+                synchronize_s=settings.node.synchronize_s,
             )
             if writer is not None:
                 writer.start(
@@ -130,12 +164,45 @@ class Node:
         """The configuration delivered last; a session's stream may be behind it."""
         return self._driver.engine.configuration
 
-    def session(self, *, name: str = "", queue_bytes: int = SESSION_QUEUE_BYTES) -> "NodeSession":
+    def session(
+        self,
+        *,
+        name: str = "",
+        slow: SlowPolicy = SlowPolicy.BLOCK,
+        queue_bytes: int = SESSION_QUEUE_BYTES,
+        spill_bytes: int = SPILL_BYTES,
+        primary: bool = False,
+    ) -> "NodeSession":
         """A new session, to be used as ``async with node.session() as session``.
 
-        *queue_bytes* may wait in it before the ring waits for it. *name* is for warnings.
+        *queue_bytes* may wait in it; what happens beyond that, *slow* says: the ring waits for it
+        (``BLOCK``), it ends with Evicted (``EVICT``), or *spill_bytes* go to disk (``SPILL``).
+        With *primary*, regular configurations come with ``primary`` and ``reason``, once a service
+        has decided; raises MisuseError where none does. *name* is for warnings.
         """
-        return NodeSession(self, name or str(len(self._sessions) + 1), queue_bytes)
+        if primary and not self.decides_primary:
+            raise MisuseError(
+                "no service of this node decides which configuration is primary; "
+                "add a section [service.quorum] to its settings"
+            )
+        mailbox_name = name or str(self._session_numbers + 1)
+        return NodeSession(
+            self,
+            mailbox_name,
+            queue_bytes,
+            slow=slow,
+            spill_bytes=spill_bytes,
+            primary=primary,
+        )
+
+    @property
+    def decides_primary(self) -> bool:
+        """Whether a service of this node says which configurations are primary."""
+        return any(runner.kind.PRIMARY for runner in self._services.values())
+
+    def group_members(self) -> Mapping[GroupKey, Sequence[Member]]:
+        """The members of all groups of the ring; a session's stream may be behind it."""
+        return self._driver.engine.groups.members()
 
     async def status(self) -> dict[str, Any]:
         """How the node is: what ``vsync status --json`` shows."""
@@ -145,7 +212,22 @@ class Node:
         status["preset"] = self.settings.ring.preset
         status["uptime_s"] = round(time.monotonic() - self._opened_at, 3)
         status["warnings"] = [NO_KEY, *status["warnings"]]
+        status["services"] = {name: runner.status() for name, runner in self._services.items()}
+        for name, runner in self._services.items():
+            if runner.failure is not None:
+                status["warnings"].append(f"service {name} has failed: {runner.failure}")
         return status
+
+    async def request(self, service: str, body: bytes) -> bytes:
+        """As ``Session.request``."""
+        runner = self._services.get(service)
+        if runner is None:
+            running = ", ".join(sorted(self._services)) or "none"
+            raise ServiceFailed(
+                f"no service {service!r} runs in node {self.id} (running: {running}); "
+                f"add a section [service.{service}] to its settings"
+            )
+        return await runner.request(body)
 
     # --- for sessions ---------------------------------------------------------------------------
 
@@ -174,10 +256,16 @@ class Node:
             self._wake_all()
 
     def _wake_all(self) -> None:
+        while self._driver.late_services:
+            self._services[self._driver.late_services.pop()].end_late(
+                self.settings.node.synchronize_s
+            )
         news, self._news = self._news, anyio.Event()
         news.set()
 
-    async def _open(self) -> None:
+    async def _open(self, tasks: TaskGroup) -> None:
+        for runner in self._services.values():
+            runner.start(tasks)
         self._driver.start()
         while not (self._driver.ready or self._driver.ended):
             await self._news.wait()
@@ -202,6 +290,17 @@ class Node:
             if first and self._senders:
                 self._senders[0].set()
 
+    def _room_now(self, size: int) -> None:
+        """Raise WouldBlock if *size* more bytes may not be submitted at once."""
+        if self._senders or not self._has_room(size):
+            engine = self._driver.engine
+            blocked_by = engine.blocked_by
+            if self._no_room_since is None:
+                self._no_room_since = time.monotonic()
+            since = self._no_room_since if blocked_by is None else engine.blocked_since
+            raise WouldBlock(blocked_by, since)
+        self._no_room_since = None
+
     def _has_room(self, size: int) -> bool:
         if self._driver.ended:
             raise self._driver.end_error()
@@ -209,7 +308,9 @@ class Node:
         return unsent == 0 or unsent + size <= self.send_queue_bytes
 
     async def _close(self) -> None:
-        """Drain, leave, end the thread. Raises what ended the node, or Undelivered."""
+        """End the services, drain, leave, end the thread."""
+        for runner in self._services.values():
+            await runner.stop()
         self._driver.close()
         patience = self.settings.node.drain_s + CLOSE_GRACE_S
         with anyio.move_on_after(patience):
@@ -234,29 +335,54 @@ class Node:
 class NodeSession(Session):
     """A session on a node in this process."""
 
-    def __init__(self, node: Node, name: str, queue_bytes: int) -> None:
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        queue_bytes: int,
+        *,
+        slow: SlowPolicy = SlowPolicy.BLOCK,
+        spill_bytes: int = SPILL_BYTES,
+        primary: bool = False,
+        serves: bool = False,
+    ) -> None:
         super().__init__()
+        node._session_numbers += 1
         self._node = node
-        self._mailbox = Mailbox(name, queue_bytes)
+        self._mailbox = Mailbox(
+            name, queue_bytes, slow=slow, spill_bytes_max=spill_bytes, wants_primary=primary
+        )
+        self._seat = Seat(node._session_numbers, self._mailbox, serves=serves)
         self._closed = False
 
     async def __aenter__(self) -> "NodeSession":
+        if self._closed or self in self._node._sessions:
+            raise MisuseError("a session is used once; make another with node.session()")
         self._node._sessions.append(self)
         try:
-            await self._node._result(self._node._driver.attach(self._mailbox))
+            await self._node._result(self._node._driver.attach(self._seat))
         except BaseException:
-            self._close()
+            self.close()
             raise
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self, cause: Cause = Cause.LEFT) -> None:
+        """End the session: it leaves its groups, for that *cause*. May be called twice."""
+        if self._closed:
+            return
         self._closed = True
-        self._node._sessions.remove(self)
-        self._node._driver.detach(self._mailbox)
+        if self in self._node._sessions:
+            self._node._sessions.remove(self)
+        self._node._driver.detach(self._seat, cause)
+        self._mailbox.close()
         self._node._wake_all()  # who waits for this session's events is to learn of its end
+
+    @property
+    def member(self) -> Member:
+        return Member(self._node.id, self._seat.session)
 
     @property
     def full_since(self) -> float | None:
@@ -269,12 +395,15 @@ class NodeSession(Session):
         while True:
             news = self._node._news
             ended = driver.ended
+            evicted = mailbox.evicted
+            if self._closed:
+                raise NodeClosed("the session is closed")
             batch = mailbox.take()
             if batch:
                 driver.taken(mailbox)
                 return batch
-            if self._closed:
-                raise NodeClosed("the session is closed")
+            if evicted is not None:
+                raise evicted
             if ended:
                 raise driver.end_error()
             await news.wait()
@@ -282,11 +411,15 @@ class NodeSession(Session):
     async def status(self) -> Mapping[str, Any]:
         return await self._node.status()
 
-    async def set_groups(self, groups: frozenset[GroupKey]) -> None:
-        def command(now: float) -> None:
-            self._mailbox.groups = groups
+    async def request(self, service: str, body: bytes) -> bytes:
+        return await self._node.request(service, body)
 
-        await self._node._result(self._node._driver.call(command))
+    async def _join(self, groups: Sequence[GroupKey], closed: bool) -> None:
+        driver = self._node._driver
+        await self._node._result(driver.join_groups(self._seat, groups, closed=closed))
+
+    async def _leave(self, groups: Sequence[GroupKey]) -> None:
+        await self._node._result(self._node._driver.leave_groups(self._seat, groups))
 
     async def _send(
         self,
@@ -296,17 +429,78 @@ class NodeSession(Session):
         priority: Priority,
     ) -> list[MessageId]:
         node = self._node
+        self._check(groups, payloads)
+        sent: list[MessageId] = []
+        for part in _parts(payloads, node.send_queue_bytes // 4):
+            await anyio.lowlevel.checkpoint()
+            submission = Submission(self._seat.session, groups, part, guarantee, priority)
+            await node._room(submission.size)
+            self._check_open()
+            sent += node._driver.submit(submission)
+        return sent
+
+    def _send_nowait(
+        self,
+        groups: tuple[GroupKey, ...],
+        payload: bytes,
+        guarantee: Guarantee,
+        priority: Priority,
+    ) -> None:
+        self._check(groups, [payload])
+        submission = Submission(self._seat.session, groups, [payload], guarantee, priority)
+        self._node._room_now(submission.size)
+        self._node._driver.submit(submission)
+
+    def _check(self, groups: tuple[GroupKey, ...], payloads: list[bytes]) -> None:
+        """Raise if these messages may not be sent."""
+        node = self._node
+        self._check_open()
         limit = node.settings.ring.message_bytes_max
         for payload in payloads:
             if len(payload) > limit:
                 raise MessageTooLarge(len(payload), limit)
-        sent: list[MessageId] = []
-        for part in _parts(payloads, node.send_queue_bytes // 4):
-            await anyio.lowlevel.checkpoint()
-            submission = Submission(groups, part, guarantee, priority)
-            await node._room(submission.size)
-            sent += node._driver.submit(submission)
-        return sent
+        node._driver.engine.groups.check_sender(self._seat.session, groups)
+
+    def _check_open(self) -> None:
+        if self._mailbox.evicted is not None:
+            raise self._mailbox.evicted
+        if self._closed:
+            raise NodeClosed("the session is closed")
+
+
+class NodeServiceSession(NodeSession, ServiceSession):
+    """A service's session on a node in this process."""
+
+    def begin(self, service: str, group: GroupKey) -> None:
+        driver = self._node._driver
+        self._node._sessions.append(self)
+        driver.attach(self._seat)
+        driver.join_groups(self._seat, [group], closed=False)
+        driver.expect(service)
+        self._joined[group] = False
+
+    def synchronized(self, service: str, configuration: Configuration) -> None:
+        self._node._driver.synchronized(service, configuration)
+
+    def end(self, service: str, *, failed: bool, decides_primary: bool) -> None:
+        self._node._driver.dismiss(service, decides_primary=decides_primary)
+        self.close(Cause.DIED if failed else Cause.LEFT)
+
+    def set_primary(self, configuration: Configuration, primary: bool, reason: str) -> None:
+        self._node._driver.set_primary(configuration, primary, reason)
+
+    async def primary(self, configuration: Configuration) -> tuple[bool, str]:
+        node = self._node
+        if not node.decides_primary:
+            return True, "no service of this node decides which configuration is primary"
+        while True:
+            news = node._news
+            decided = node._driver.primary_of(configuration)
+            if decided is not None:
+                return decided
+            if node._driver.ended:
+                raise node._driver.end_error()
+            await news.wait()
 
 
 def _parts(payloads: list[bytes], size_max: int) -> Iterator[list[bytes]]:
@@ -346,7 +540,7 @@ async def open_node(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(node._listen)
             try:
-                await node._open()
+                await node._open(tasks)
                 yield node
             except BaseException as error:
                 failure = error

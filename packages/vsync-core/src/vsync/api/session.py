@@ -9,16 +9,21 @@ import anyio.lowlevel
 
 from vsync.errors import MisuseError
 from vsync.events import Event
+from vsync.service import Buffer
 from vsync.vocabulary import (
     GROUPS_PER_MESSAGE_MAX,
     GroupKey,
     Guarantee,
+    Member,
     MessageId,
     Priority,
 )
 
 GroupName: TypeAlias = GroupKey | str | bytes
 """A group as callers may name it: its key, 32 bytes, or text for ``GroupKey.from_name``."""
+
+Payload: TypeAlias = Buffer | Sequence[Buffer]
+"""What a message carries: bytes, or several buffers that are sent one after another as one."""
 
 
 def group_key(group: GroupName) -> GroupKey:
@@ -30,90 +35,134 @@ def group_key(group: GroupName) -> GroupKey:
     return GroupKey(group)
 
 
-def payload_bytes(payload: bytes | bytearray | memoryview) -> bytes:
+def payload_bytes(payload: Payload) -> bytes:
     """*payload* as it is now. Raises MisuseError if it is no bytes (``bytes(5)`` would be five)."""
     if isinstance(payload, bytes):
         return payload
     if isinstance(payload, bytearray | memoryview):
         return bytes(payload)
-    raise MisuseError(
-        f"a payload is bytes, bytearray or memoryview, not {type(payload).__name__}; "
-        "make text into bytes with .encode()"
+    if isinstance(payload, list | tuple):
+        for buffer in payload:
+            if not isinstance(buffer, bytes | bytearray | memoryview):
+                raise _no_payload(buffer)
+        return b"".join(payload)
+    raise _no_payload(payload)
+
+
+def _no_payload(payload: object) -> MisuseError:
+    return MisuseError(
+        "a payload is bytes, bytearray or memoryview, or a list or tuple of those, not "
+        f"{type(payload).__name__}; make text into bytes with .encode()"
     )
 
 
 class Session(ABC):
     """One application's place on a ring: the groups that it joined, and its stream of events.
 
-    The stream begins with the current configuration. It brings every configuration and the messages
-    of the joined groups, each once, in the order of ``vsync.events``. What is not taken in time is
-    not lost: the ring waits for its slowest session. One task at a time may iterate.
+    The stream begins with the current configuration. It brings every configuration, and the views
+    and messages of the joined groups, each once, in the order of ``vsync.events``. What happens if
+    they are not taken in time, the session's ``SlowPolicy`` says. One task at a time may iterate.
 
-    Every method raises NodeClosed, or what ended the node, once the node has ended.
+    Every method raises NodeClosed, or what ended the node, once the node has ended; and Evicted
+    once the session has been evicted and what was there before has been taken.
     """
 
     def __init__(self) -> None:
-        self._joined: dict[GroupKey, None] = {}
+        self._joined: dict[GroupKey, bool] = {}
         self._joining = anyio.Lock()
         self._ahead: deque[Event] = deque()
+
+    @property
+    @abstractmethod
+    def member(self) -> Member:
+        """Who this session is in group views, and as the sender of its messages."""
 
     @property
     def joined(self) -> tuple[GroupKey, ...]:
         """The groups joined, in the order of joining."""
         return tuple(self._joined)
 
-    async def join(self, *groups: GroupName) -> None:
-        """Take the messages of *groups* too, from this point of the stream on."""
-        keys = [group_key(group) for group in groups]
+    async def join(self, *groups: GroupName, closed: bool = False) -> None:
+        """Become a member of *groups*; returns when the views with this session are in its stream.
+
+        From its view on, a group's messages come too. With *closed*, a new group is made *closed*:
+        only members send to it, as long as it has any. Raises MisuseError for a group that is open
+        already; the others are joined all the same.
+        """
+        keys = dict.fromkeys(map(group_key, groups))
         async with self._joining:
-            wanted = [*self._joined, *keys]
-            await self.set_groups(frozenset(wanted))
-            self._joined = dict.fromkeys(wanted)
+            new = [key for key in keys if key not in self._joined]
+            if new:
+                await self._join(new, closed)
+            self._joined |= dict.fromkeys(new, closed)
 
     async def leave(self, *groups: GroupName) -> None:
-        """Take the messages of *groups* no more. Raises MisuseError for one that is not joined."""
-        keys = [group_key(group) for group in groups]
+        """Be a member of *groups* no more; returns when the views that say so are in the stream.
+
+        Raises MisuseError for a group that is not joined.
+        """
+        keys = dict.fromkeys(map(group_key, groups))
         async with self._joining:
             for key in keys:
                 if key not in self._joined:
                     raise MisuseError(f"cannot leave group {key}: this session has not joined it")
-            left = [key for key in self._joined if key not in keys]
-            await self.set_groups(frozenset(left))
-            self._joined = dict.fromkeys(left)
+            if keys:
+                await self._leave(list(keys))
+            self._joined = {key: closed for key, closed in self._joined.items() if key not in keys}
 
     async def send(
         self,
-        payload: bytes | bytearray | memoryview,
+        payload: Payload,
         *groups: GroupName,
         guarantee: Guarantee = Guarantee.AGREED,
         priority: Priority = Priority.MEDIUM,
     ) -> MessageId:
         """Send *payload* to all members of *groups*, joined or not; without any, to those joined.
 
-        Waits while the ring is behind. Returns the id that the message will be delivered with; from
-        then on it is delivered, here too if joined, unless this node dies. Raises MessageTooLarge,
-        and MisuseError without a group or with more than 50.
+        *payload* is bytes, or a list of buffers that make one message. Waits in turn while the ring
+        is behind. Returns the id that the message will be delivered with; from then on it is
+        delivered, here too if joined, unless this node dies. Raises MessageTooLarge, NotMember for
+        a closed group that is not joined, and MisuseError without a group or with more than 50.
         """
         sent = await self.send_batch([payload], *groups, guarantee=guarantee, priority=priority)
         return sent[0]
 
     async def send_batch(
         self,
-        payloads: Sequence[bytes | bytearray | memoryview],
+        payloads: Sequence[Payload],
         *groups: GroupName,
         guarantee: Guarantee = Guarantee.AGREED,
         priority: Priority = Priority.MEDIUM,
     ) -> list[MessageId]:
         """Send many messages, in their order; as ``send``, but with one hand-over for all."""
+        keys = self._destination(groups)
+        return await self._send(
+            keys, list(map(payload_bytes, payloads)), Guarantee(guarantee), Priority(priority)
+        )
+
+    def send_nowait(
+        self,
+        payload: Payload,
+        *groups: GroupName,
+        guarantee: Guarantee = Guarantee.AGREED,
+        priority: Priority = Priority.MEDIUM,
+    ) -> None:
+        """Send *payload* as ``send`` does, at once or not at all.
+
+        Raises WouldBlock, which says who is slow and since when, if there is no room or others
+        wait for it already; else what ``send`` raises.
+        """
+        keys = self._destination(groups)
+        self._send_nowait(keys, payload_bytes(payload), Guarantee(guarantee), Priority(priority))
+
+    def _destination(self, groups: Sequence[GroupName]) -> tuple[GroupKey, ...]:
         keys = tuple(dict.fromkeys(map(group_key, groups))) or self.joined
         if not 1 <= len(keys) <= GROUPS_PER_MESSAGE_MAX:
             raise MisuseError(
                 f"a message goes to 1 to {GROUPS_PER_MESSAGE_MAX} groups, not {len(keys)}; "
                 "join a group, or name one in send()"
             )
-        return await self._send(
-            keys, list(map(payload_bytes, payloads)), Guarantee(guarantee), Priority(priority)
-        )
+        return keys
 
     def __aiter__(self) -> Self:
         return self
@@ -151,8 +200,20 @@ class Session(ABC):
         """Wait for events; all that are there. Who is cancelled has taken none."""
 
     @abstractmethod
-    async def set_groups(self, groups: frozenset[GroupKey]) -> None:
-        """Make *groups* the joined ones, at one point of the stream."""
+    async def request(self, service: str, body: bytes) -> bytes:
+        """Ask *service*, which runs in the node, for something; its answer.
+
+        What *body* and answer mean, the service says. Raises ServiceFailed if it refuses, has
+        failed, or does not run in this node.
+        """
+
+    @abstractmethod
+    async def _join(self, groups: Sequence[GroupKey], closed: bool) -> None:
+        """Join *groups*, none of which is joined; they are joined when this returns."""
+
+    @abstractmethod
+    async def _leave(self, groups: Sequence[GroupKey]) -> None:
+        """Leave *groups*, all of which are joined."""
 
     @abstractmethod
     async def _send(
@@ -163,6 +224,16 @@ class Session(ABC):
         priority: Priority,
     ) -> list[MessageId]:
         """Wait for room and hand the messages over."""
+
+    @abstractmethod
+    def _send_nowait(
+        self,
+        groups: tuple[GroupKey, ...],
+        payload: bytes,
+        guarantee: Guarantee,
+        priority: Priority,
+    ) -> None:
+        """Hand the message over, or raise WouldBlock."""
 
 
 class _Batches:

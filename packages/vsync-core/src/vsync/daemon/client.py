@@ -14,13 +14,14 @@ from vsync.api.session import Session
 from vsync.daemon import protocol
 from vsync.daemon.protocol import DAEMON_PROTOCOL, FrameReader, Type
 from vsync.daemon.stream import Stream, connect_stream
-from vsync.errors import DaemonError, MessageTooLarge
+from vsync.errors import DaemonError, MessageTooLarge, ServiceFailed, WouldBlock
 from vsync.events import ConfigurationChanged, Delivery, Event
 from vsync.settings import MESSAGE_BYTES_LIMIT
 from vsync.vocabulary import (
     Configuration,
     GroupKey,
     Guarantee,
+    Member,
     MessageId,
     NodeId,
     Priority,
@@ -84,7 +85,29 @@ class DaemonSession(Session):
         status: dict[str, Any] = json.loads(body)
         return status
 
-    async def set_groups(self, groups: frozenset[GroupKey]) -> None:
+    @property
+    def member(self) -> Member:
+        return Member(self._node, 0)
+
+    async def request(self, service: str, body: bytes) -> bytes:
+        raise ServiceFailed("this daemon passes no requests on")
+
+    def _send_nowait(
+        self,
+        groups: tuple[GroupKey, ...],
+        payload: bytes,
+        guarantee: Guarantee,
+        priority: Priority,
+    ) -> None:
+        raise WouldBlock(None, 0.0)
+
+    async def _join(self, groups: Sequence[GroupKey], closed: bool) -> None:
+        await self._set_groups({*self._joined, *groups})
+
+    async def _leave(self, groups: Sequence[GroupKey]) -> None:
+        await self._set_groups(set(self._joined).difference(groups))
+
+    async def _set_groups(self, groups: set[GroupKey]) -> None:
         keys = sorted(group.key for group in groups)
         await self._ask(protocol.build(Type.GROUPS, protocol.GROUPS, groups=keys), Type.DONE)
 

@@ -23,6 +23,7 @@ from vsync.daemon import protocol
 from vsync.daemon.protocol import DAEMON_PROTOCOL, FrameReader, Type
 from vsync.daemon.stream import Stream, accept, listen
 from vsync.errors import DaemonError, MisuseError, VsyncError
+from vsync.events import ConfigurationChanged, Delivery
 from vsync.vocabulary import GroupKey
 
 RECEIVE_BYTES: Final = 2**18
@@ -185,7 +186,9 @@ class _Client:
                 keys = protocol.parse(protocol.GROUPS, body).groups
                 if len(keys) > protocol.GROUPS_MAX:
                     raise MisuseError(f"a session joins at most {protocol.GROUPS_MAX} groups")
-                await session.set_groups(frozenset(map(GroupKey, keys)))
+                wanted = set(map(GroupKey, keys))
+                await session.leave(*set(session.joined).difference(wanted))
+                await session.join(*sorted(wanted, key=GroupKey.hex))
                 return protocol.frame(Type.DONE)
             case Type.STATUS:
                 return protocol.frame(
@@ -210,6 +213,8 @@ class _Client:
             parts: list[bytes] = []
             size = 0
             for event in batch:
+                if not isinstance(event, Delivery | ConfigurationChanged):
+                    continue
                 part = protocol.event_frame(event)
                 parts.append(part)
                 size += len(part)

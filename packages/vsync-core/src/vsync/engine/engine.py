@@ -1,19 +1,21 @@
 """Engine: one node's view of its ring.
 
 It has three layers: ``ordering`` moves the token, ``membership`` forms rings, and this module is
-the face of both. The papers are its documentation: Amir, Moser, Melliar-Smith, Agarwal, Ciarfella,
-"The Totem Single-Ring Ordering and Membership Protocol", TOCS 1995; Moser, Amir, Melliar-Smith,
-Agarwal, "Extended Virtual Synchrony", ICDCS 1994.
+the face of both; ``groups`` reads what they have ordered. The papers are its documentation: Amir,
+Moser, Melliar-Smith, Agarwal, Ciarfella, "The Totem Single-Ring Ordering and Membership Protocol",
+TOCS 1995; Moser, Amir, Melliar-Smith, Agarwal, "Extended Virtual Synchrony", ICDCS 1994.
 
 Methods come in four kinds: *inputs* (``receive``, ``handle_timeout``), *commands* (``start``,
-``submit``, ``set_blocked``, ``leave``), *outputs* (``poll_transmit``, ``poll_timeout``,
-``take_events``) and observables. After any batch of inputs and commands, take the outputs in the
-order in which they are named here.
+``submit``, ``join_groups``, ``synchronized``, ``set_blocked``, ``leave`` and their like), *outputs*
+(``poll_transmit``, ``poll_timeout``, ``take_events``) and observables. After any batch of inputs
+and commands, take the outputs in the order in which they are named here, and ``poll_transmit``
+again if there were events.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, cast
 
+from vsync.engine.groups import EngineEvent, Groups, Notice, Settled, SynchronizeLate
 from vsync.engine.membership import Membership
 from vsync.engine.state import State, Trigger
 from vsync.engine.store import RingStore
@@ -24,11 +26,13 @@ from vsync.errors import (
     MisuseError,
     NodeClosed,
 )
-from vsync.events import Event
+from vsync.events import ConfigurationChanged
 from vsync.settings import RingSettings
 from vsync.transport import Address, Burst, Packet
 from vsync.vocabulary import (
     GROUPS_PER_MESSAGE_MAX,
+    Cause,
+    Configuration,
     GroupKey,
     Guarantee,
     MessageId,
@@ -44,6 +48,7 @@ from vsync.wire import (
     Recovered,
     Token,
     Wake,
+    build_control,
 )
 from vsync.wire.header import Header
 
@@ -57,7 +62,7 @@ class Engine(Membership):
 
     *life* tells this life of the node from its others and grows from one to the next. *now* is, in
     all methods, seconds of one monotonic clock. *packet_bytes_max* and *receive_buffer_bytes* are
-    the transport's.
+    the transport's. *synchronize_s* is what a service may take after a configuration change.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Engine(Membership):
         packet_bytes_max: int,
         receive_buffer_bytes: int,
         store: RingStore,
+        synchronize_s: float = 30.0,
     ) -> None:
         super().__init__(
             node,
@@ -80,6 +86,15 @@ class Engine(Membership):
             receive_buffer_bytes=receive_buffer_bytes,
             store=store,
         )
+        self.groups = Groups(node)
+        self._synchronize_s = synchronize_s
+        self._services: set[str] = set()
+        self._synchronizing: set[str] = set()
+        """The services that this configuration waits for, on this node."""
+        self._settled_id = ""
+        """The configuration in which all have announced their groups; empty: not yet."""
+        self._notices: list[Notice] = []
+        self._touched_at = now
         self._handlers: Mapping[type, Callable[[Any, Header, Address, float], None]] = {
             Data: self._on_data,
             Recovered: self._on_recovered,
@@ -93,6 +108,7 @@ class Engine(Membership):
 
     def receive(self, packets: Sequence[Packet], now: float) -> None:
         """Take in what the transport received, oldest first."""
+        self._touched_at = now
         self._notice_pause(now)
         history = now < self._history_until
         tokens: list[tuple[Header, Token]] = []
@@ -119,6 +135,7 @@ class Engine(Membership):
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due. Call it whenever ``poll_timeout`` has passed."""
+        self._touched_at = now
         self._notice_pause(now)
         for _ in range(len(self._to_self)):
             frame = self._to_self.popleft()
@@ -158,6 +175,8 @@ class Engine(Membership):
                 self._resend_commit(now)
             case Timer.BEACON:
                 self._send_beacon(now)
+            case Timer.SYNCHRONIZE:
+                self._on_synchronize_late(now)
 
     # --- commands -------------------------------------------------------------------------------
 
@@ -167,13 +186,14 @@ class Engine(Membership):
 
     def submit(
         self,
+        session: int,
         groups: Sequence[GroupKey],
         payload: bytes,
         guarantee: Guarantee,
         priority: Priority,
         now: float,
     ) -> MessageId:
-        """Accept a message for all members of *groups*; the id that it will be delivered with.
+        """Accept a message of *session* for all members of *groups*; the id that it will have.
 
         Never blocks: look at ``pending_bytes`` before. Raises MessageTooLarge, MisuseError for no
         or too many groups or before the first configuration (EVS 2.2), NodeClosed after ``leave``.
@@ -189,9 +209,74 @@ class Engine(Membership):
                 f"a message goes to 1 to {GROUPS_PER_MESSAGE_MAX} groups, not {len(groups)}; "
                 "join a group, or name one in send()"
             )
-        counter = self._packer.submit(groups, payload, guarantee, priority)
-        self._want_token(now)
+        counter = self._packer.submit(session, groups, payload, guarantee, priority)
+        if self._packer.may_send:
+            self._want_token(now)
         return MessageId(self.node, self.life, priority, counter)
+
+    def join_groups(
+        self, session: int, groups: Collection[GroupKey], *, closed: bool, now: float
+    ) -> None:
+        """Let *session* of this node join *groups*; the ``GroupChanged`` with it comes in order.
+
+        With *closed*, a new group is closed, and an open one gives ``JoinRefused`` in its place.
+        """
+        self.groups.join(session, groups, closed)
+        self._send_control(now)
+
+    def leave_groups(self, session: int, groups: Collection[GroupKey], now: float) -> None:
+        """Let *session* of this node leave *groups*; the views without it come in order."""
+        self.groups.leave(session, groups)
+        self._send_control(now)
+
+    def close_session(self, session: int, cause: Cause, now: float) -> None:
+        """*session* of this node has ended: it leaves all its groups, for that *cause*."""
+        self.groups.close(session, cause)
+        self._send_control(now)
+
+    def close_sessions(self, now: float) -> None:
+        """All sessions of this node end, since the node is about to leave."""
+        self.groups.close_all()
+        self._send_control(now)
+
+    def expect(self, service: str) -> None:
+        """From the next configuration on, wait for ``synchronized`` of *service* in each."""
+        self._services.add(service)
+
+    def synchronized(self, service: str, configuration: Configuration, now: float) -> None:
+        """*service* is done with *configuration*, if that is still the current one."""
+        if configuration.id == self._settled_id:
+            self._synchronizing.discard(service)
+            self._synchronize_if_done()
+            self._send_control(now)
+
+    def dismiss(self, service: str, now: float) -> None:
+        """*service* has ended on this node: wait for it no more."""
+        self._services.discard(service)
+        if service in self._synchronizing:
+            self._synchronizing.discard(service)
+            self._synchronize_if_done()
+            self._send_control(now)
+
+    def _synchronize_if_done(self) -> None:
+        if not self._synchronizing:
+            self._timers.stop(Timer.SYNCHRONIZE)
+            self.groups.synchronize()
+
+    def _on_synchronize_late(self, now: float) -> None:
+        for service in sorted(self._synchronizing):
+            self.counters.add("services_late")
+            self._notices.append(SynchronizeLate(service))
+            self.dismiss(service, now)
+
+    def _send_control(self, now: float) -> None:
+        """Queue what the groups have to say to the other nodes."""
+        outgoing = self.groups.outgoing
+        if outgoing and self.state is not State.LEFT:
+            for message in outgoing:
+                self._packer.submit_control(build_control(message))
+            self._want_token(now)
+        outgoing.clear()
 
     def set_blocked(self, blocked: bool, now: float) -> None:
         """Ask the ring to take no new messages, since our application is too slow; or no more."""
@@ -211,11 +296,39 @@ class Engine(Membership):
             return self._to_self_at
         return self._timers.next()
 
-    def take_events(self) -> list[Event]:
-        """All that the application is to see, in order, since the last call."""
+    def take_events(self) -> list[EngineEvent]:
+        """All that the application and the runtime are to see, in order, since the last call."""
         self._emit_deliveries()
-        events, self._events = self._events, []
-        return events
+        ordered, self._events = self._events, []
+        if not (self._changed or self._control_reader.news or self._notices):
+            # Deliveries alone: the groups have nothing to read in them.
+            return cast(list[EngineEvent], ordered)
+        self._changed = self._control_reader.news = False
+        events = self.groups.read(ordered)
+        self._follow(events)
+        notices, self._notices = self._notices, []
+        return [*events, *notices]
+
+    def _follow(self, events: Sequence[EngineEvent]) -> None:
+        """Go on where a configuration came, settled or was synchronized."""
+        now = self._touched_at
+        kinds = set(map(type, events))
+        if ConfigurationChanged in kinds:
+            self._settled_id = ""
+            self._synchronizing.clear()
+            self._timers.stop(Timer.SYNCHRONIZE)
+        if Settled in kinds and self.groups.settled:  # and no other configuration after it
+            assert self.configuration is not None
+            self._settled_id = self.configuration.id
+            self._synchronizing = set(self._services)
+            self._timers.start(Timer.SYNCHRONIZE, now + self._synchronize_s)
+            self._synchronize_if_done()
+        self._send_control(now)
+        if self.synchronizing and self.groups.synchronized:
+            self.synchronizing = False
+            self._open_lanes()
+            if self._packer.may_send:
+                self._want_token(now)
 
     # --- observables ----------------------------------------------------------------------------
 
@@ -226,8 +339,15 @@ class Engine(Membership):
 
     @property
     def unstable(self) -> int:
-        """Own messages not yet known to be at every member; at 0 one may leave without loss."""
+        """Own messages, the ring's own too, not yet known to be at every member; at 0 one may leave
+        without loss."""
         return self._packer.pending_messages + self._numbered_messages
+
+    @property
+    def undelivered(self) -> int:
+        """Messages accepted from sessions and not yet known to be at every member."""
+        numbered = sum(count for _, count, control in self._numbered if not control)
+        return numbered + self._packer.pending_messages - self._packer.pending_control
 
     @property
     def members(self) -> tuple[NodeId, ...]:

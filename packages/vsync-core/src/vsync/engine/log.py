@@ -8,10 +8,9 @@ Unordered and FIFO messages overtake.
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from vsync.engine.streams import Reader, Stream, stream_key
-from vsync.events import Delivery
+from vsync.engine.streams import ControlReader, Ordered, Reader, Stream, stream_key
 from vsync.vocabulary import Configuration, Guarantee, NodeId, RingId
-from vsync.wire.data import Data, Recovered
+from vsync.wire.data import CONTROL_LANE, Data, Recovered
 
 AHEAD_MAX: Final = 2**16
 """A sequence number further than this beyond what was released is not believed."""
@@ -20,12 +19,13 @@ AHEAD_MAX: Final = 2**16
 class Log:
     """Frames of one ring, received or sent; what was delivered of them and what all have."""
 
-    def __init__(self, ring: RingId, reader: Reader) -> None:
+    def __init__(self, ring: RingId, reader: Reader, control_reader: ControlReader) -> None:
         self.ring = ring
         self._frames: dict[int, Data | Recovered] = {}
         self._streams: dict[int, Stream] = {}
         self._fresh: list[Data] = []
         self._reader = reader
+        self._control_reader = control_reader
         self.aru = 0
         """All frames up to this number were received."""
         self.high = 0
@@ -94,33 +94,33 @@ class Log:
         """There may be something to deliver."""
         return bool(self._fresh) or self.delivered < self.aru
 
-    def deliver(self, configuration: Configuration) -> list[Delivery]:
+    def deliver(self, configuration: Configuration) -> list[Ordered]:
         """All that may be delivered now, in a regular configuration."""
-        out: list[Delivery] = []
+        out: list[Ordered] = []
         self._deliver_early(configuration, out)
         self._deliver_ordered(configuration, self.stable, out)
         return out
 
-    def deliver_rest(self, configuration: Configuration, delivered_by_any: int) -> list[Delivery]:
+    def deliver_rest(self, configuration: Configuration, delivered_by_any: int) -> list[Ordered]:
         """After the exchange: what still belongs to the old regular configuration.
 
         That is everything up to the first gap, and up to the first safe message that nobody can
         have delivered (*delivered_by_any* is the highest number that anyone delivered).
         """
-        out: list[Delivery] = []
+        out: list[Ordered] = []
         self._deliver_early(configuration, out)
         self._deliver_ordered(configuration, delivered_by_any, out)
         return out
 
     def deliver_transitional(
         self, configuration: Configuration, owed: AbstractSet[NodeId]
-    ) -> list[Delivery]:
+    ) -> list[Ordered]:
         """What is left, in the transitional configuration.
 
         Beyond the first gap, messages of senders outside *owed* are dropped, since they may depend
         on one that is lost.
         """
-        out: list[Delivery] = []
+        out: list[Ordered] = []
         for seq in range(self.delivered + 1, self.high + 1):
             frame = self._frames.get(seq)
             if type(frame) is not Data or frame.guarantee < Guarantee.AGREED:
@@ -130,14 +130,14 @@ class Log:
         self.delivered = self.high
         return out
 
-    def _deliver_early(self, configuration: Configuration, out: list[Delivery]) -> None:
+    def _deliver_early(self, configuration: Configuration, out: list[Ordered]) -> None:
         if self._fresh:
             fresh, self._fresh = self._fresh, []
             for frame in fresh:
                 self._stream(frame).arrived(frame, configuration, out)
 
     def _deliver_ordered(
-        self, configuration: Configuration, safe_up_to: int, out: list[Delivery]
+        self, configuration: Configuration, safe_up_to: int, out: list[Ordered]
     ) -> None:
         frames = self._frames
         seq = self.delivered
@@ -151,8 +151,9 @@ class Log:
         self.delivered = seq
 
     def _stream(self, frame: Data) -> Stream:
-        key = stream_key(frame.sender, frame.priority)
+        key = stream_key(frame.sender, frame.lane)
         stream = self._streams.get(key)
         if stream is None:
-            stream = self._streams[key] = Stream(self._reader)
+            reader = self._control_reader if frame.lane == CONTROL_LANE else self._reader
+            stream = self._streams[key] = Stream(reader)
         return stream

@@ -7,7 +7,6 @@ The middle one of the engine's three layers.
 from collections import deque
 from typing import Final
 
-from vsync.engine.log import Log
 from vsync.engine.neighbours import Meeting
 from vsync.engine.ordering import Ordering
 from vsync.engine.recovery import Attempt, Plan
@@ -145,7 +144,7 @@ class Membership(Ordering):
     def _on_join(self, join: Join, header: Header, source: Address, now: float) -> None:
         sender = join.sender
         self._learn_ring_seq(join.ring_seq_max, join.ring.seq)
-        met = self._neighbours.meet(sender, join.life, source)
+        met = self._neighbours.meet(sender, join.life, source, now)
         if met is Meeting.FORMER_LIFE:
             self.counters.add("dropped_former_life")
             return
@@ -154,6 +153,7 @@ class Membership(Ordering):
         if not self._neighbours.is_latest(sender, join.number):
             self.counters.add("dropped_old_join")
         elif join.leaving:
+            self._neighbours.left(sender, join.life)
             self._on_leave(sender, now)
         elif not self._join_is_stale(join, now):
             if self.state is not State.GATHER:
@@ -348,7 +348,7 @@ class Membership(Ordering):
         if former is not None and plan.old_ring == former.log.ring:
             self._install(former)  # another member had installed it, we were a moment short
             self.counters.add("installed_late")
-        log = Log(commit.ring, self._reader)
+        log = self._new_log(commit.ring)
         queue = self._log.held_above(plan.exchange_above) if plan.exchange_above is not None else ()
         self._attempt = Attempt(plan, log, deque(queue))
         self._open_log = log
@@ -388,6 +388,7 @@ class Membership(Ordering):
             transitional = plan.transitional(old)
             self._events.append(ConfigurationChanged(transitional))
             self._events += log.deliver_transitional(transitional, plan.owed)
+        self._changed = True
         self.configuration = plan.regular()
         self._events.append(ConfigurationChanged(self.configuration))
         self._log = attempt.log
@@ -395,6 +396,8 @@ class Membership(Ordering):
         self._owes = frozenset()
         self._attempt = None
         self._packer.restart()
+        self.synchronizing = True
+        self._open_lanes()
         self._numbered.clear()
         self._numbered_messages = 0
 
@@ -412,6 +415,8 @@ class Membership(Ordering):
         gathering.installed(self._members)
         self._member_lives = self._commit_lives
         self.blocked_by = None
+        self.blocked_since = now
+        self._open_lanes()
         self._timers.stop(Timer.COMMIT_RESEND)
         self._commit = None
         if self._is_representative:
@@ -433,7 +438,7 @@ class Membership(Ordering):
         self._learn_ring_seq(beacon.ring_seq_max, beacon.ring.seq)
         if self.state is not State.OPERATIONAL or beacon.ring == self._ring:
             return
-        if self._neighbours.meet(sender, beacon.life, source) is Meeting.FORMER_LIFE:
+        if self._neighbours.meet(sender, beacon.life, source, now) is Meeting.FORMER_LIFE:
             self.counters.add("dropped_former_life")
         elif sender in self._members:
             same_life = self._member_lives.get(sender) == beacon.life

@@ -7,6 +7,7 @@ and still could not be agreed with is avoided for a while, longer each time.
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
@@ -17,8 +18,8 @@ AVOID_FIRST_S: Final = 0.2
 AVOID_MAX_S: Final = 2.0
 
 DUPLICATE_FRAMES: Final = 3
-"""Frames with our own number and an older life before we believe in a duplicate: one or two may
-be late ones of our own former life."""
+"""Frames of an older life before we believe that it lives: one or two may be late ones of a former
+life."""
 
 HEARD_BEACONS: Final = 4
 """A representative counts as heard for this many beacon intervals."""
@@ -33,6 +34,18 @@ class Meeting(Enum):
     SAME_LIFE = auto()  #: the one that we know, or the first that we meet
     NEW_LIFE = auto()  #: the node was restarted since we met it
     FORMER_LIFE = auto()  #: a late frame of a life that has ended; it must be ignored
+
+
+@dataclass(slots=True)
+class Farewell:
+    """A life that has left, and how often an older one has spoken since."""
+
+    life: int
+    frames: int = 0
+    since: float = 0.0
+
+
+NOBODY: Final = Farewell(-1)
 
 
 class Neighbours:
@@ -51,12 +64,16 @@ class Neighbours:
         self._beacon_sent_at = now - beacon_s
         self._duplicates = 0
         self._duplicate_since = now
+        self._farewells: dict[NodeId, Farewell] = {}
 
-    def meet(self, node: NodeId, life: int, source: Address) -> Meeting:
+    def meet(self, node: NodeId, life: int, source: Address, now: float) -> Meeting:
         """Note where *node* is, unless the frame is a late one of a former life of it."""
         known = self._lives.get(node)
         if known is not None and life < known:
-            return Meeting.FORMER_LIFE
+            if not self._outlived(node, known, now):
+                return Meeting.FORMER_LIFE
+            self._joins.pop(node, None)
+            known = None
         if known is None and len(self._lives) >= MET_MAX:
             self._lives.clear()
             self._joins.clear()
@@ -67,6 +84,27 @@ class Neighbours:
             self._avoided.pop(node, None)
             return Meeting.NEW_LIFE
         return Meeting.SAME_LIFE
+
+    def _outlived(self, node: NodeId, known: int, now: float) -> bool:
+        """An older life than the *known* one speaks. True if it lives and the known one has left:
+        they shared a number by mistake, and the younger stopped."""
+        farewell = self._farewells.get(node)
+        if farewell is None or farewell.life != known:
+            return False
+        if farewell.frames == 0:
+            farewell.since = now
+        farewell.frames += 1
+        return (
+            farewell.frames >= DUPLICATE_FRAMES
+            and now - farewell.since >= DUPLICATE_FRAMES * self._join_s
+        )
+
+    def left(self, node: NodeId, life: int) -> None:
+        """*node* has said farewell."""
+        if self._farewells.get(node, NOBODY).life != life:
+            if len(self._farewells) >= MET_MAX:
+                self._farewells.clear()
+            self._farewells[node] = Farewell(life)
 
     def is_latest(self, node: NodeId, number: int) -> bool:
         """Whether *number* is that of a newer join than any that came from this life of *node*."""

@@ -15,28 +15,34 @@ from vsync.engine.flow import Flow
 from vsync.engine.gather import Gathering
 from vsync.engine.log import Log
 from vsync.engine.neighbours import Neighbours
-from vsync.engine.packing import Packer
+from vsync.engine.packing import (
+    LANES_ALL,
+    LANES_BLOCKED,
+    LANES_BLOCKED_SYNCHRONIZING,
+    LANES_SYNCHRONIZING,
+    Packer,
+)
 from vsync.engine.recovery import Attempt
 from vsync.engine.rotation import Rotation
 from vsync.engine.state import TRANSITIONS, State, Trigger
 from vsync.engine.store import RingStore
-from vsync.engine.streams import Reader
+from vsync.engine.streams import ControlReader, Ordered, Reader
 from vsync.engine.timers import Timer, Timers
 from vsync.errors import (
     VsyncError,
 )
-from vsync.events import Event
+from vsync.events import ConfigurationChanged
 from vsync.settings import RingSettings
 from vsync.transport import EVERYONE, Address, Burst
 from vsync.vocabulary import (
-    GROUP_KEY_BYTES,
-    GROUPS_PER_MESSAGE_MAX,
     Configuration,
     NodeId,
     RingId,
 )
 from vsync.wire import (
+    CONTROL_LANE,
     DATA_OVERHEAD_BYTES,
+    HEAD_BYTES_MAX,
     RECOVERED_OVERHEAD_BYTES,
     Codec,
     Commit,
@@ -84,8 +90,8 @@ class Ordering(ABC):
         frame_bytes = packet_bytes_max - DATA_OVERHEAD_BYTES - RECOVERED_OVERHEAD_BYTES
         self._packer = Packer(frame_bytes)
         self._flow = Flow.of(settings, packet_bytes_max, receive_buffer_bytes)
-        head_bytes_max = 1 + GROUPS_PER_MESSAGE_MAX * GROUP_KEY_BYTES
-        self._reader = Reader(settings.message_bytes_max + head_bytes_max)
+        self._reader = Reader(settings.message_bytes_max + HEAD_BYTES_MAX)
+        self._control_reader = ControlReader()
         self._timers = Timers()
         self._neighbours = Neighbours(node, life, now, settings.join_s, settings.beacon_s)
         self._gathering = Gathering(node)
@@ -93,7 +99,7 @@ class Ordering(ABC):
         # A restarted node is on a ring of its own, with a number that it never used before.
         self._ring = RingId(store.load() + 1, node)
         self._ring_seq_max = self._ring.seq
-        self._log = Log(self._ring, self._reader)
+        self._log = self._new_log(self._ring)
         self._open_log: Log | None = None
         self._members: tuple[NodeId, ...] = (node,)
         self._member_lives: Mapping[NodeId, int] = {node: life}
@@ -114,10 +120,21 @@ class Ordering(ABC):
         self._blocked = False
         self.blocked_by: NodeId | None = None
         """The node whose application is too slow, so that the ring takes no new messages."""
-        self._numbered: deque[tuple[int, int]] = deque()
+        self.blocked_since = now
+        """Since when that has been so, or has not."""
+        self.synchronizing = False
+        """A regular configuration was delivered in which not all nodes are synchronized yet."""
+        self._numbered: deque[tuple[int, int, bool]] = deque()
+        """Own frames that are not stable: number, messages that end there, whether control."""
         self._numbered_messages = 0
         self._transmit: deque[Burst] = deque()
-        self._events: list[Event] = []
+        self._events: list[Ordered | ConfigurationChanged] = []
+        """Not yet read by ``groups``."""
+        self._changed = False
+        """There is a configuration among them."""
+
+    def _new_log(self, ring: RingId) -> Log:
+        return Log(ring, self._reader, self._control_reader)
 
     # --- what membership does for the ring ------------------------------------------------------
 
@@ -212,7 +229,7 @@ class Ordering(ABC):
             self._is_representative
             and self._rotation.idle_visits >= IDLE_VISITS_BEFORE_HOLD
             and not must_unblock
-            and (self._packer.pending_messages == 0 or token.blocked_by != 0)
+            and not self._packer.may_send
         )
 
     def _release_held(self, now: float) -> None:
@@ -232,7 +249,6 @@ class Ordering(ABC):
                 self._next_recovered,
                 len(recovering.queue),
                 accelerated=0,
-                may_send=True,
                 now=now,
             )
             token.recovering, done = recovering.visit(token.recovering, token.seq, token.aru)
@@ -241,13 +257,12 @@ class Ordering(ABC):
             if done:
                 self._enter_operational(now)
         else:
-            self._mark_blocked(token)
+            self._mark_blocked(token, now)
             visit = self._rotation.work(
                 token,
                 self._next_data,
                 self._packer.backlog_frames,
                 accelerated=settings.accelerated_frames,
-                may_send=token.blocked_by == 0,
                 now=now,
             )
             self._log.release()
@@ -261,12 +276,24 @@ class Ordering(ABC):
         if stuck is not None and now - stuck > settings.receive_failed_s:
             self._give_up_receiving(now)
 
-    def _mark_blocked(self, token: Token) -> None:
+    def _mark_blocked(self, token: Token, now: float) -> None:
         if self._blocked and token.blocked_by == 0:
             token.blocked_by = self.node
         elif token.blocked_by == self.node and not self._blocked:
             token.blocked_by = 0
-        self.blocked_by = NodeId(token.blocked_by) if token.blocked_by else None
+        blocked_by = NodeId(token.blocked_by) if token.blocked_by else None
+        if blocked_by != self.blocked_by:
+            self.blocked_by = blocked_by
+            self.blocked_since = now
+            self._open_lanes()
+
+    def _open_lanes(self) -> None:
+        """Say which messages may be sent now."""
+        if self.blocked_by is None:
+            lanes = LANES_SYNCHRONIZING if self.synchronizing else LANES_ALL
+        else:
+            lanes = LANES_BLOCKED_SYNCHRONIZING if self.synchronizing else LANES_BLOCKED
+        self._packer.lanes_open = lanes
 
     def _pass_token(self, token: Token, resend_longest_s: float, now: float) -> None:
         members = self._commit.members if self._commit is not None else self._members
@@ -297,7 +324,7 @@ class Ordering(ABC):
         )
         log.add(frame)
         if packed.messages_finished:
-            self._numbered.append((seq, packed.messages_finished))
+            self._numbered.append((seq, packed.messages_finished, frame.lane == CONTROL_LANE))
             self._numbered_messages += packed.messages_finished
         return frame.packet
 

@@ -1,9 +1,9 @@
 """Packing: the messages that wait to be sent, and the frames that they are put into.
 
-One queue a priority, served strictly in order. A frame takes messages of one priority and one
-guarantee; a message that does not fit is cut and goes on in this sender's next frame of that
-priority. A configuration change never leaves half a message behind: what was begun on the old
-ring and not finished there starts again, whole, on the new one.
+One lane for the ring's own control messages and one for each priority, served strictly in that
+order. A frame takes messages of one lane and one guarantee; a message that does not fit is cut and
+goes on in this sender's next frame of that lane. A configuration change never leaves half a message
+behind: what was begun on the old ring and not finished there starts again, whole, on the new one.
 """
 
 from collections import deque
@@ -12,12 +12,23 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from vsync.vocabulary import GroupKey, Guarantee, Priority
-from vsync.wire.data import PIECES_MAX, flags_of, message_head
+from vsync.wire.data import CONTROL_LANE, PIECES_MAX, flags_of, message_head
 
 PIECE_BYTES_MIN: Final = 64
 """A smaller first piece is not worth its place: the message starts in the next frame."""
 
 _LENGTH_BYTES: Final = 2
+
+_LANES: Final = (CONTROL_LANE, *Priority)
+"""In the order in which they are served."""
+
+LANES_ALL: Final = len(_LANES)
+LANES_SYNCHRONIZING: Final = 1 + Priority.MEDIUM
+"""Control, RECOVERY and HIGH: what passes the recovery plug."""
+LANES_BLOCKED_SYNCHRONIZING: Final = 1 + Priority.HIGH
+"""Control and RECOVERY: a slow reader does not stop others from transferring state."""
+LANES_BLOCKED: Final = 1
+"""Control alone."""
 
 
 class Waiting(NamedTuple):
@@ -30,9 +41,11 @@ class Waiting(NamedTuple):
 
 @dataclass(slots=True)
 class Lane:
-    """The messages of one priority."""
+    """The messages of one priority, or the ring's own."""
 
+    number: int
     waiting: deque[Waiting]
+    pending_bytes: int = 0  #: accepted and not yet put into frames
     offset: int = 0  #: bytes of the first message that were already put into frames
     counter: int = 0  #: of the next message accepted
     index: int = 0  #: of the next frame on this ring
@@ -53,50 +66,73 @@ class Packer:
 
     def __init__(self, frame_bytes: int) -> None:
         self._frame_bytes = frame_bytes
-        self._lanes = tuple(Lane(deque()) for _ in Priority)
+        self._lanes = tuple(Lane(number, deque()) for number in _LANES)
+        self.lanes_open = LANES_ALL
+        """How many of the lanes may send; the others are held."""
         self.pending_bytes = 0
-        """Bytes accepted and not yet put into frames."""
+        """Bytes accepted and not yet put into frames, in all lanes."""
         self.pending_messages = 0
 
     def submit(
         self,
+        session: int,
         groups: Sequence[GroupKey],
         payload: bytes,
         guarantee: Guarantee,
         priority: Priority,
     ) -> int:
         """Queue a message; its counter."""
-        lane = self._lanes[priority]
+        lane = self._lanes[1 + priority]
+        return self._queue(lane, message_head(session, tuple(groups)) + payload, guarantee)
+
+    def submit_control(self, message: bytes) -> None:
+        """Queue a control message."""
+        self._queue(self._lanes[0], message, Guarantee.AGREED)
+
+    def _queue(self, lane: Lane, message: bytes, guarantee: Guarantee) -> int:
         counter = lane.counter
-        message = message_head(tuple(groups)) + payload
         lane.counter += 1
         lane.waiting.append(Waiting(counter, message, guarantee))
+        lane.pending_bytes += len(message)
         self.pending_bytes += len(message)
         self.pending_messages += 1
         return counter
 
     @property
+    def may_send(self) -> bool:
+        """Something waits in an open lane."""
+        return self.pending_messages > 0 and any(
+            lane.waiting for lane in self._lanes[: self.lanes_open]
+        )
+
+    @property
+    def pending_control(self) -> int:
+        """Control messages that wait."""
+        return len(self._lanes[0].waiting)
+
+    @property
     def backlog_frames(self) -> int:
-        """About how many frames wait; at least 1 while a message does."""
-        if not self.pending_messages:
+        """About how many frames wait in the open lanes; at least 1 while a message does."""
+        if not self.may_send:
             return 0
-        return 1 + self.pending_bytes // self._frame_bytes
+        waiting = sum(lane.pending_bytes for lane in self._lanes[: self.lanes_open])
+        return 1 + waiting // self._frame_bytes
 
     def take(self) -> PackedFrame | None:
-        """The next frame's content, the highest priority first; None when nothing waits."""
-        for priority in Priority:
-            if self._lanes[priority].waiting:
-                return self._take_from(self._lanes[priority], priority)
+        """The next frame's content, the first open lane first; None when nothing waits there."""
+        for lane in self._lanes[: self.lanes_open]:
+            if lane.waiting:
+                return self._take_from(lane)
         return None
 
-    def _take_from(self, lane: Lane, priority: Priority) -> PackedFrame:
+    def _take_from(self, lane: Lane) -> PackedFrame:
         waiting = lane.waiting
         counter, _, guarantee = waiting[0]
         continues = lane.offset > 0
         unfinished = False
         room = self._frame_bytes
         pieces: list[bytes | memoryview] = []
-        finished = 0
+        finished = taken = 0
         while waiting and waiting[0].guarantee is guarantee and len(pieces) < PIECES_MAX:
             message = waiting[0].message
             left = len(message) - lane.offset
@@ -107,23 +143,26 @@ class Packer:
                 lane.offset = 0
                 waiting.popleft()
                 finished += 1
-                self.pending_bytes -= left
+                taken += left
                 continue
             if room >= PIECE_BYTES_MIN or not pieces:
                 pieces.append(memoryview(message)[lane.offset : lane.offset + room])
                 lane.offset += room
-                self.pending_bytes -= room
+                taken += room
                 unfinished = True
             break
+        lane.pending_bytes -= taken
+        self.pending_bytes -= taken
         self.pending_messages -= finished
         index = lane.index
         lane.index += 1
-        flags = flags_of(guarantee, priority, continues=continues, unfinished=unfinished)
+        flags = flags_of(guarantee, lane.number, continues=continues, unfinished=unfinished)
         return PackedFrame(index, counter, flags, pieces, finished)
 
     def restart(self) -> None:
         """A new ring begins: frames count from 0, and half-sent messages are whole again."""
         for lane in self._lanes:
             lane.index = 0
+            lane.pending_bytes += lane.offset
             self.pending_bytes += lane.offset
             lane.offset = 0

@@ -89,7 +89,6 @@ class Rotation:
         backlog: int,
         *,
         accelerated: int,
-        may_send: bool,
         now: float,
     ) -> Visit:
         """Repeat what is asked for, send what waits, and bring *token* up to date."""
@@ -99,7 +98,7 @@ class Rotation:
         self._answer(token, visit, allowed)
         repeated = len(visit.before)
         new: list[bytes | memoryview] = []
-        if may_send and self._flow.may_number(token, log.stable):
+        if self._flow.may_number(token, log.stable):
             while len(new) < allowed - repeated:
                 packet = next_frame(token.seq + 1)
                 if packet is None:

@@ -1,4 +1,4 @@
-"""Streams: out of one sender's frames of one priority, its messages.
+"""Streams: out of one sender's frames of one lane (a priority, or control), its messages.
 
 A stream puts cut messages together again, and knows which ones may be delivered early: an
 unordered message as soon as all its frames are here, a FIFO one once all earlier frames of its
@@ -7,6 +7,7 @@ stream are done. Agreed and safe frames wait for the ring's order; see ``log``.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
 
 from vsync.errors import MalformedPacket
 from vsync.events import Delivery
@@ -15,12 +16,29 @@ from vsync.vocabulary import (
     GroupKey,
     Guarantee,
     MessageId,
-    Priority,
+    NodeId,
 )
-from vsync.wire.data import GUARANTEES, PRIORITIES, Data, parse_message_head
+from vsync.wire.data import (
+    GUARANTEES,
+    PRIORITIES,
+    Data,
+    head_bytes,
+    parse_message_head,
+)
+from vsync.wire.group import CONTROL_BYTES_MAX, ControlMessage, parse_control
 
 GROUPS_KNOWN_MAX = 4096
 """Group lists remembered so that each is parsed once; forgotten all at once beyond this."""
+
+
+class Control(NamedTuple):
+    """A control message, at its place in the order."""
+
+    sender: NodeId
+    message: ControlMessage
+
+
+Ordered: TypeAlias = Delivery | Control
 
 
 class Reader:
@@ -29,13 +47,13 @@ class Reader:
     def __init__(self, message_bytes_max: int) -> None:
         self.bytes_max = message_bytes_max
         self.malformed = 0
-        self._heads: dict[bytes, tuple[tuple[GroupKey, ...], int]] = {}
+        self._heads: dict[bytes, tuple[int, tuple[GroupKey, ...], int]] = {}
 
     def delivery(
         self, frame: Data, counter: int, message: bytes | memoryview, configuration: Configuration
-    ) -> Delivery | None:
+    ) -> Ordered | None:
         """The delivery of *message*; None if its bytes make no sense (alike at every node)."""
-        head = bytes(message[: 1 + message[0] * 32])
+        head = head_bytes(message)
         known = self._heads.get(head)
         if known is None:
             try:
@@ -46,14 +64,35 @@ class Reader:
             if len(self._heads) >= GROUPS_KNOWN_MAX:
                 self._heads.clear()
             self._heads[head] = known
-        groups, payload_from = known
+        session, groups, payload_from = known
         return Delivery(
-            MessageId(frame.sender, frame.life, PRIORITIES[frame.priority], counter),
+            MessageId(frame.sender, frame.life, PRIORITIES[frame.lane], counter),
             groups,
             bytes(message[payload_from:]),
             GUARANTEES[frame.guarantee],
             configuration,
+            session,
         )
+
+
+class ControlReader(Reader):
+    """The same for control messages. *news*: some were read and not yet looked at."""
+
+    def __init__(self) -> None:
+        super().__init__(CONTROL_BYTES_MAX)
+        self.news = False
+
+    def delivery(
+        self, frame: Data, counter: int, message: bytes | memoryview, configuration: Configuration
+    ) -> Ordered | None:
+        """The control message; None if its bytes make no sense (alike at every node)."""
+        try:
+            control = parse_control(message)
+        except MalformedPacket:
+            self.malformed += 1
+            return None
+        self.news = True
+        return Control(frame.sender, control)
 
 
 def pieces_of(frame: Data) -> Iterator[tuple[int, memoryview]]:
@@ -87,7 +126,7 @@ class Fragments:
 
 @dataclass(slots=True)
 class Stream:
-    """What is known of one sender's frames of one priority on one ring."""
+    """What is known of one sender's frames of one lane on one ring."""
 
     reader: Reader
     next_index: int = 0  #: the first frame that is not done
@@ -97,7 +136,7 @@ class Stream:
     begun_counter: int = -1
     cut: dict[int, Fragments] = field(default_factory=dict)  #: unordered ones, by counter
 
-    def arrived(self, frame: Data, configuration: Configuration, out: list[Delivery]) -> None:
+    def arrived(self, frame: Data, configuration: Configuration, out: list[Ordered]) -> None:
         """Take in a frame that may be delivered early; put what is ripe on *out*."""
         if frame.index >= self.next_index:
             self.waiting[frame.index] = frame
@@ -105,21 +144,21 @@ class Stream:
             self._unordered(frame, configuration, out)
         self.advance(configuration, out)
 
-    def advance(self, configuration: Configuration, out: list[Delivery]) -> None:
+    def advance(self, configuration: Configuration, out: list[Ordered]) -> None:
         """Deliver the FIFO messages that now have nothing of their stream before them."""
         while (frame := self.waiting.pop(self.next_index, None)) is not None:
             self.next_index += 1
             if frame.guarantee != Guarantee.UNORDERED:
                 self._in_order(frame, configuration, out)
 
-    def ordered(self, frame: Data, configuration: Configuration, out: list[Delivery]) -> None:
+    def ordered(self, frame: Data, configuration: Configuration, out: list[Ordered]) -> None:
         """The ring's order has come to this agreed or safe frame."""
         self._in_order(frame, configuration, out)
         self.next_index = frame.index + 1
         if self.waiting:
             self.advance(configuration, out)
 
-    def _in_order(self, frame: Data, configuration: Configuration, out: list[Delivery]) -> None:
+    def _in_order(self, frame: Data, configuration: Configuration, out: list[Ordered]) -> None:
         reader = self.reader
         pieces = len(frame.lengths)
         for position, (counter, piece) in enumerate(pieces_of(frame)):
@@ -152,7 +191,7 @@ class Stream:
         self.begun_bytes = 0
         self.begun_counter = counter
 
-    def _unordered(self, frame: Data, configuration: Configuration, out: list[Delivery]) -> None:
+    def _unordered(self, frame: Data, configuration: Configuration, out: list[Ordered]) -> None:
         pieces = len(frame.lengths)
         for position, (counter, piece) in enumerate(pieces_of(frame)):
             first = position == 0 and frame.continues
@@ -185,6 +224,6 @@ class Stream:
         return message
 
 
-def stream_key(sender: int, priority: Priority | int) -> int:
-    """One number for a sender and a priority."""
-    return sender << 2 | priority
+def stream_key(sender: int, lane: int) -> int:
+    """One number for a sender and a lane: a priority, or ``CONTROL_LANE``."""
+    return sender << 3 | lane

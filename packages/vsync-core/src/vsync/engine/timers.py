@@ -12,6 +12,7 @@ class Timer(Enum):
     JOIN = auto()  #: repeat our join while gathering
     CONSENSUS = auto()  #: declare the silent nodes failed
     COMMIT_RESEND = auto()  #: send the commit token again
+    SYNCHRONIZE = auto()  #: give up a service that does not synchronize
     BEACON = auto()  #: tell other rings that this one exists
 
 

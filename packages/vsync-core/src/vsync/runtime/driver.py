@@ -13,18 +13,20 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from vsync.engine import Engine, State
+from vsync.engine.groups import EngineEvent, JoinRefused, Settled, SynchronizeLate
 from vsync.errors import NodeClosed, Undelivered, VsyncError
-from vsync.events import ConfigurationChanged, Delivery, Event
+from vsync.events import ConfigurationChanged, Delivery, GroupChanged
 from vsync.runtime.mailbox import Mailbox
-from vsync.trace import TraceWriter, digest
+from vsync.runtime.seat import Route, Seat
+from vsync.trace import TraceWriter, digest, view_fields
 from vsync.transport import Transport
-from vsync.vocabulary import GroupKey, Guarantee, MessageId, Priority
+from vsync.vocabulary import Cause, Configuration, GroupKey, Guarantee, Kind, MessageId, Priority
 
 SWITCH_INTERVAL_S: Final = 0.0002
 """How long another thread of the process may compute while the ring's thread waits for its turn."""
@@ -49,15 +51,17 @@ class Submission:
     They are accepted in one go: no more than ``MESSAGES_PER_TURN``, if the token is not to wait.
     """
 
-    __slots__ = ("first", "groups", "guarantee", "payloads", "priority", "size")
+    __slots__ = ("first", "groups", "guarantee", "payloads", "priority", "session", "size")
 
     def __init__(
         self,
+        session: int,
         groups: Sequence[GroupKey],
         payloads: Sequence[bytes],
         guarantee: Guarantee,
         priority: Priority,
     ) -> None:
+        self.session = session
         self.groups = groups
         self.payloads = payloads
         self.guarantee = guarantee
@@ -89,7 +93,13 @@ class Driver:
         self._trace = trace
         self._drain_s = drain_s
         self._clock = clock
-        self._mailboxes: list[Mailbox] = []
+        self._route = Route(engine.node)
+        self._primary: tuple[str, bool, str] | None = None
+        """What was said last of a configuration: its id, whether it is primary, and why."""
+        self._no_primary: str | None = None
+        """Why nobody says any more which configuration is primary."""
+        self.late_services: set[str] = set()
+        """Services that did not synchronize in time; they are to be ended."""
         self._submissions: deque[Submission] = deque()
         self._calls: deque[Command] = deque()
         """Apart from the submissions, since a status or a join is not to wait for all of them."""
@@ -108,6 +118,7 @@ class Driver:
         """Why the thread ended, if not because it was told to."""
         self._failed_at: TracebackType | None = None
         self._deaf = False
+        self._closed_sessions = False
         self.ended = False
         """Nothing will happen any more; set before the last notification."""
         self.ready = False
@@ -200,25 +211,99 @@ class Driver:
         """All news up to now was noticed; the next is to be notified again."""
         self._news = False
 
-    def attach(self, mailbox: Mailbox) -> "Future[None]":
-        """Let *mailbox* have all events from now on, the current configuration first."""
+    def attach(self, seat: Seat) -> "Future[None]":
+        """Let *seat* have all events from now on, the current configuration first."""
 
         def command(now: float) -> None:
-            self._mailboxes.append(mailbox)
+            self._route.add(seat)
             if self.engine.configuration is not None:
-                mailbox.put([ConfigurationChanged(self.engine.configuration)])
+                seat.mailbox.put([ConfigurationChanged(self.engine.configuration)])
+                self._settle_primary(seat.mailbox, self.engine.configuration)
                 self._tell()
 
         return self.call(command)
 
-    def detach(self, mailbox: Mailbox) -> None:
-        """Let *mailbox* have nothing any more."""
+    def detach(self, seat: Seat, cause: Cause) -> None:
+        """Let *seat* have nothing any more; its session leaves its groups for that *cause*."""
 
         def command(now: float) -> None:
-            if mailbox in self._mailboxes:
-                self._mailboxes.remove(mailbox)
+            if self._route.remove(seat):
+                self.engine.close_session(seat.session, cause, now)
 
         self.call(command)
+
+    def join_groups(
+        self, seat: Seat, groups: Collection[GroupKey], *, closed: bool
+    ) -> "Future[None]":
+        """Let the session join *groups*; done when the views with it are in its mailbox.
+
+        The future raises MisuseError if a group was refused.
+        """
+        joining: Future[None] = Future()
+
+        def command(now: float) -> None:
+            if self._route.join(seat, groups, joining):
+                self.engine.join_groups(seat.session, groups, closed=closed, now=now)
+
+        self._relay(self.call(command), joining)
+        return joining
+
+    def leave_groups(self, seat: Seat, groups: Collection[GroupKey]) -> "Future[None]":
+        """Let the session leave *groups*; done when the views without it are in its mailbox."""
+        leaving: Future[None] = Future()
+
+        def command(now: float) -> None:
+            if self._route.leave(seat, groups, leaving):
+                self.engine.leave_groups(seat.session, groups, now)
+
+        self._relay(self.call(command), leaving)
+        return leaving
+
+    @staticmethod
+    def _relay(called: "Future[None]", answer: "Future[None]") -> None:
+        """Let *answer* fail as *called* does."""
+
+        def relay(called: "Future[None]") -> None:
+            error = called.exception()
+            if error is not None and not answer.done():
+                answer.set_exception(error)
+
+        called.add_done_callback(relay)
+
+    def primary_of(self, configuration: Configuration) -> tuple[bool, str] | None:
+        """Whether *configuration* is primary, and why; None: not decided yet."""
+        if self._no_primary is not None:
+            return False, self._no_primary
+        said, current = self._primary, self.engine.configuration
+        if said is not None and said[0] == configuration.id:
+            return said[1:]
+        if current is not None and current.id != configuration.id:
+            return False, "the configuration changed before that was decided"
+        return None
+
+    def expect(self, service: str) -> None:
+        """From the next configuration on, wait for ``synchronized`` of *service* in each."""
+        self.call(lambda now: self.engine.expect(service))
+
+    def synchronized(self, service: str, configuration: Configuration) -> None:
+        """*service* is done with *configuration*."""
+        self.call(lambda now: self.engine.synchronized(service, configuration, now))
+
+    def dismiss(self, service: str, *, decides_primary: bool) -> None:
+        """*service* has ended on this node; the ring waits for it no more."""
+
+        def command(now: float) -> None:
+            self.engine.dismiss(service, now)
+            if decides_primary:
+                self._no_primary = f"the service {service} has failed on this node"
+                if self.engine.configuration is not None:
+                    self._say_primary(self.engine.configuration.id, False, self._no_primary)
+
+        self.call(command)
+
+    def set_primary(self, configuration: Configuration, primary: bool, reason: str) -> None:
+        """Say whether *configuration* is primary; sessions that asked go on behind it."""
+        self.call(lambda now: self._say_primary(configuration.id, primary, reason))
 
     def _wake(self) -> None:
         if not self._awake:
@@ -283,9 +368,13 @@ class Driver:
             return True
         if self._closing_by is None:
             return False
-        undelivered = engine.unstable + self._unaccepted()
-        if undelivered and self._clock() < self._closing_by:
+        if not self._closed_sessions:
+            self._closed_sessions = True
+            engine.close_sessions(self._clock())
+        unaccepted = self._unaccepted()
+        if (engine.unstable or unaccepted) and self._clock() < self._closing_by:
             return False
+        undelivered = engine.undelivered + unaccepted
         self._say_farewell()
         if undelivered:
             self.failure = Undelivered(undelivered)
@@ -324,7 +413,12 @@ class Driver:
         self._taken_bytes += submission.size
         for counter, payload in enumerate(submission.payloads, submission.first):
             message = engine.submit(
-                submission.groups, payload, submission.guarantee, submission.priority, now
+                submission.session,
+                submission.groups,
+                payload,
+                submission.guarantee,
+                submission.priority,
+                now,
             )
             assert message.counter == counter
             if trace is not None:
@@ -351,29 +445,78 @@ class Driver:
         if events:
             self._trace_events(events)
             self._hand_over(events)
+            self._transmit()
         if self._room_wanted is not None and self.unsent_bytes <= self._room_wanted:
             self._room_wanted = None
             self._tell()
 
-    def _hand_over(self, events: list[Event]) -> None:
+    def _hand_over(self, events: Sequence[EngineEvent]) -> None:
         """Give each session what it is to see of *events*."""
         self.ready = True
-        for mailbox in self._mailboxes:
-            groups = mailbox.groups
-            wanted = [
-                event
-                for event in events
-                if type(event) is not Delivery or not groups.isdisjoint(event.groups)
-            ]
-            if wanted:
-                mailbox.put(wanted)
+        route = self._route
+        groups: Sequence[GroupKey] | None = None
+        targets: Sequence[Seat] = ()
+        for event in events:
+            if type(event) is Delivery:
+                if event.groups is not groups:  # runs of messages often have the same
+                    groups = event.groups
+                    targets = route.targets(event.groups)
+                for seat in targets:
+                    seat.batch.append(event)
+            else:
+                groups = None
+                self._hand_over_change(event)
+        for seat in route.seats:
+            if seat.batch:
+                seat.mailbox.put(seat.batch)
+                seat.batch = []
+        for event in events:
+            if type(event) is ConfigurationChanged:
+                for seat in route.seats:
+                    self._settle_primary(seat.mailbox, event.configuration)
         self._watch_mailboxes(self._clock())
         self._tell()
 
+    def _hand_over_change(self, event: EngineEvent) -> None:
+        match event:
+            case ConfigurationChanged():
+                for seat in self._route.seats:
+                    seat.batch.append(event)
+            case GroupChanged():
+                self._route.change(event)
+            case JoinRefused(session, group, reason):
+                self._route.refuse(session, group, reason)
+            case Settled():
+                for seat in self._route.seats:
+                    if seat.serves:
+                        seat.batch.append(event)
+            case SynchronizeLate(name):
+                self.late_services.add(name)
+
+    def _say_primary(self, configuration_id: str, primary: bool, reason: str) -> None:
+        self._primary = (configuration_id, primary, reason)
+        for seat in self._route.seats:
+            seat.mailbox.settle_primary(configuration_id, primary, reason)
+        self._tell()
+
+    def _settle_primary(self, mailbox: Mailbox, configuration: Configuration) -> None:
+        """Settle what is known already of *configuration*, which *mailbox* was just given."""
+        if configuration.kind is Kind.REGULAR:
+            if self._no_primary is not None:
+                mailbox.settle_primary(configuration.id, False, self._no_primary)
+            elif self._primary is not None and self._primary[0] == configuration.id:
+                mailbox.settle_primary(*self._primary)
+
     def _watch_mailboxes(self, now: float) -> None:
-        """Ask the ring to wait while a session has not taken what it was given."""
+        """Ask the ring to wait while a session has not taken what it was given, and end those that
+        are to be evicted."""
         blocked = False
-        for mailbox in self._mailboxes:
+        for seat in tuple(self._route.seats):
+            mailbox = seat.mailbox
+            if mailbox.evicted is not None:
+                self._route.remove(seat)
+                self.engine.close_session(seat.session, Cause.EVICTED, now)
+                continue
             if mailbox.full_since is None:
                 if not mailbox.full:
                     continue
@@ -390,7 +533,7 @@ class Driver:
             self._news = True
             self._notify()
 
-    def _trace_events(self, events: Sequence[Event]) -> None:
+    def _trace_events(self, events: Sequence[EngineEvent]) -> None:
         trace = self._trace
         if trace is None:
             return
@@ -417,6 +560,8 @@ class Driver:
                     left=configuration.left,
                     next=configuration.next,
                 )
+            elif type(event) is GroupChanged:
+                trace.group(time.monotonic_ns(), **view_fields(event))
         trace.flush()
 
     def _trace_stop(self, reason: str) -> None:
@@ -431,6 +576,7 @@ class Driver:
         try:
             for call in self._calls:
                 call(now)
+            self._route.fail(self.end_error())
             self._transport.close()
             if self._trace is not None:
                 with contextlib.suppress(VsyncError):
@@ -449,10 +595,10 @@ class Driver:
         transport = dict(self._transport.status)
         warnings = list(transport.pop("warnings", ()))
         warnings += [
-            f"session {mailbox.name} has been too slow for {now - mailbox.full_since:.1f} s, "
+            f"session {seat.mailbox.name} has been too slow for {now - since:.1f} s, "
             "and the ring waits for it"
-            for mailbox in self._mailboxes
-            if mailbox.full_since is not None
+            for seat in self._route.seats
+            if (since := seat.mailbox.full_since) is not None
         ]
         return {
             "node": engine.node,
@@ -472,7 +618,12 @@ class Driver:
             "pending_bytes": engine.pending_bytes,
             "unstable": engine.unstable,
             "blocked_by": engine.blocked_by,
-            "sessions": len(self._mailboxes),
+            "synchronizing": engine.synchronizing,
+            "sessions": len(self._route.seats),
+            "groups": {
+                str(group): [list(member) for member in members]
+                for group, members in engine.groups.members().items()
+            },
             "counters": engine.counters.as_dict(),
             "warnings": warnings,
         }

@@ -7,8 +7,9 @@ are counted apart, each by one side only, so no lock is needed.
 from collections import deque
 from typing import Final
 
+from vsync.errors import Evicted
 from vsync.events import Delivery, Event
-from vsync.vocabulary import GroupKey
+from vsync.vocabulary import GroupKey, SlowPolicy
 
 EVENT_BYTES: Final = 200
 """About what an event takes besides its payload."""
@@ -17,7 +18,16 @@ EVENT_BYTES: Final = 200
 class Mailbox:
     """Events of one session, bounded by *bytes_max* (the ring is asked to wait beyond it)."""
 
-    def __init__(self, name: str, bytes_max: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        bytes_max: int,
+        *,
+        slow: SlowPolicy = SlowPolicy.BLOCK,
+        spill_bytes_max: int = 2**30,
+        wants_primary: bool = False,
+    ) -> None:
+        self.evicted: Evicted | None = None
         self.name = name
         self.bytes_max = bytes_max
         self.groups: frozenset[GroupKey] = frozenset()
@@ -50,6 +60,12 @@ class Mailbox:
         )
         self._put_bytes += size
         self._batches.append((events, size))
+
+    def settle_primary(self, configuration_id: str, primary: bool, reason: str) -> None:
+        """Say whether a configuration that was put is primary."""
+
+    def close(self) -> None:
+        """Let go of everything."""
 
     def take(self) -> list[Event]:
         """All that waits, oldest first, from the loop."""

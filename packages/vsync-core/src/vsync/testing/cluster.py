@@ -19,12 +19,12 @@ from typing import Any, Final, TypeAlias
 
 from vsync.engine import Engine, MemoryStore, State
 from vsync.errors import VsyncError
-from vsync.events import Delivery
+from vsync.events import ConfigurationChanged, Delivery, GroupChanged
 from vsync.settings import RingSettings
 from vsync.testing.history import History
 from vsync.testing.network import NEVER, Inbox, Network
 from vsync.testing.properties import Findings, check
-from vsync.trace import digest
+from vsync.trace import digest, view_fields
 from vsync.vocabulary import GroupKey, Guarantee, MessageId, NodeId, Priority
 
 Line: TypeAlias = dict[str, Any]
@@ -207,7 +207,7 @@ class Cluster:
         if isinstance(payload, int):
             payload = self.random.randbytes(payload)
         key = GroupKey.from_name(group)
-        message = engine.submit([key], payload, guarantee, priority, self.now)
+        message = engine.submit(0, [key], payload, guarantee, priority, self.now)
         self._trace(
             host,
             "send",
@@ -342,20 +342,23 @@ class Cluster:
         assert engine is not None
         while (burst := engine.poll_transmit()) is not None:
             self.network.send(host.number, burst, self.now)
-        for event in engine.take_events():
+        events = engine.take_events()
+        while (burst := engine.poll_transmit()) is not None:
+            self.network.send(host.number, burst, self.now)
+        for event in events:
             if isinstance(event, Delivery):
                 self._trace(
                     host,
                     "deliver",
                     message=str(event.message),
-                    sender=int(event.sender),
+                    sender=int(event.message.node),
                     configuration=event.configuration.id,
                     groups=[group.hex() for group in event.groups],
                     guarantee=event.guarantee.word,
                     size=len(event.payload),
                     digest=digest(event.payload),
                 )
-            else:
+            elif isinstance(event, ConfigurationChanged):
                 configuration = event.configuration
                 fields: Line = {
                     "id": configuration.id,
@@ -367,6 +370,8 @@ class Cluster:
                 if configuration.next is not None:
                     fields["next"] = configuration.next
                 self._trace(host, "configuration", **fields)
+            elif isinstance(event, GroupChanged):
+                self._trace(host, "group", **view_fields(event))
         if engine.state is State.LEFT:
             if stop is not None:
                 self._trace(host, "stop", reason=stop)

@@ -7,25 +7,52 @@ property tests hold equal to the declaration.
 
 from vsync.wire.codec import Codec, Frame
 from vsync.wire.control import Beacon, Commit, Entry, Join, Wake
-from vsync.wire.data import DATA_OVERHEAD_BYTES, RECOVERED_OVERHEAD_BYTES, Data, Recovered
+from vsync.wire.data import (
+    CONTROL_LANE,
+    DATA_OVERHEAD_BYTES,
+    HEAD_BYTES_MAX,
+    RECOVERED_OVERHEAD_BYTES,
+    Data,
+    Recovered,
+)
+from vsync.wire.group import (
+    Announce,
+    ControlMessage,
+    JoinGroups,
+    LeaveGroups,
+    Membership,
+    Synchronized,
+    build_control,
+    parse_control,
+)
 from vsync.wire.header import PROTOCOL_VERSION, FrameType, network_of
 from vsync.wire.token import REQUESTS_MAX, Token
 
 __all__ = [
+    "CONTROL_LANE",
     "DATA_OVERHEAD_BYTES",
+    "HEAD_BYTES_MAX",
     "PROTOCOL_VERSION",
     "RECOVERED_OVERHEAD_BYTES",
     "REQUESTS_MAX",
+    "Announce",
     "Beacon",
     "Codec",
     "Commit",
+    "ControlMessage",
     "Data",
     "Entry",
     "Frame",
     "FrameType",
     "Join",
+    "JoinGroups",
+    "LeaveGroups",
+    "Membership",
     "Recovered",
+    "Synchronized",
     "Token",
     "Wake",
+    "build_control",
     "network_of",
+    "parse_control",
 ]

@@ -1,7 +1,9 @@
 """Data frames: messages on their way, packed several to a frame or cut over several frames.
 
 All messages of one frame have the same guarantee and priority, so the frame is what is ordered.
-A message's bytes on the wire are a byte that counts its groups, their keys, and the payload.
+A message's bytes on the wire are its head (a byte that counts its groups, the number of the session
+that sent it, the groups' keys) and the payload. The ring's own messages, which are about groups
+(see ``group``), stand in the same order, in frames marked *control*, and have no head.
 """
 
 import struct
@@ -13,6 +15,7 @@ from construct import (
     GreedyBytes,
     Int8ub,
     Int16ub,
+    Int32ub,
     Int64ub,
     Struct,
     Terminated,
@@ -20,19 +23,31 @@ from construct import (
 )
 
 from vsync.errors import MalformedPacket
-from vsync.vocabulary import GROUP_KEY_BYTES, GroupKey, Guarantee, NodeId, Priority, RingId
+from vsync.vocabulary import (
+    GROUP_KEY_BYTES,
+    GROUPS_PER_MESSAGE_MAX,
+    GroupKey,
+    Guarantee,
+    NodeId,
+    Priority,
+    RingId,
+)
 from vsync.wire.header import HEADER_BYTES, RING, RING_BYTES, Header
 
 CONTINUES: Final = 0x10  #: the first piece goes on with the message that the frame before left open
 UNFINISHED: Final = 0x20  #: the last piece goes on in this sender's next frame of this priority
-_FLAGS_KNOWN: Final = 0x3F
+CONTROL: Final = 0x40  #: messages of the ring's own; agreed, ahead of all priorities
+_FLAGS_KNOWN: Final = 0x7F
+
+CONTROL_LANE: Final = len(Priority)
+"""Where control frames queue and count, apart from the messages of all priorities."""
 
 DATA = Struct(
     "ring" / RING,
     "seq" / Int64ub,  # place in the ring's total order
-    "index" / Int64ub,  # the sender's own count of its frames of this priority on this ring
-    "counter" / Int64ub,  # number of the first message (or piece) within sender, life and priority
-    "flags" / Int8ub,  # bits 0-1 guarantee, 2-3 priority, 4 continues, 5 unfinished
+    "index" / Int64ub,  # the sender's own count of its frames of this lane on this ring
+    "counter" / Int64ub,  # number of the first message (or piece) within sender, life and lane
+    "flags" / Int8ub,  # bits 0-1 guarantee, 2-3 priority, 4 continues, 5 unfinished, 6 control
     "lengths_count" / Int16ub,
     "lengths" / Array(this.lengths_count, Int16ub),
     "pieces" / Bytes(lambda context: sum(context.lengths)),
@@ -53,6 +68,17 @@ RECOVERED_FAST: Final = struct.Struct(">QIQ")
 RECOVERED_OVERHEAD_BYTES: Final = HEADER_BYTES + RING_BYTES + 8
 """What the wrapper of recovery adds; data packets leave room for it."""
 
+MESSAGE_HEAD = Struct(
+    "groups_count" / Int8ub,
+    "session" / Int32ub,  # of the sender, on its node: with the frame's sender, who sent it
+    "groups" / Array(this.groups_count, Bytes(GROUP_KEY_BYTES)),
+)
+"""The declaration of a message's head; ``message_head`` builds it faster."""
+
+_HEAD: Final = struct.Struct(">BI")
+HEAD_BYTES_MIN: Final = _HEAD.size
+HEAD_BYTES_MAX: Final = HEAD_BYTES_MIN + GROUPS_PER_MESSAGE_MAX * GROUP_KEY_BYTES
+
 PIECES_MAX: Final = 1024
 _TABLES: Final = [struct.Struct(f">{count}H") for count in range(PIECES_MAX + 1)]
 
@@ -69,10 +95,10 @@ class Data:
         "first_byte",
         "guarantee",
         "index",
+        "lane",
         "lengths",
         "life",
         "packet",
-        "priority",
         "ring",
         "sender",
         "seq",
@@ -98,7 +124,7 @@ class Data:
         self.index = index
         self.counter = counter
         self.guarantee = flags & 3
-        self.priority = (flags >> 2) & 3
+        self.lane = (flags >> 2 & 3) | (flags >> 4 & 4)  # the priority, or CONTROL_LANE
         self.continues = bool(flags & CONTINUES)
         self.unfinished = bool(flags & UNFINISHED)
         self.lengths = lengths
@@ -123,15 +149,16 @@ class Recovered(NamedTuple):
 class MessageHead(NamedTuple):
     """What stands before the payload in a message's bytes."""
 
+    session: int
     groups: tuple[GroupKey, ...]
     payload_from: int
 
 
-def flags_of(guarantee: int, priority: int, *, continues: bool, unfinished: bool) -> int:
+def flags_of(guarantee: int, lane: int, *, continues: bool, unfinished: bool) -> int:
     """Pack what a data frame says of its messages into its flags byte."""
     return (
         guarantee
-        | priority << 2
+        | (CONTROL if lane == CONTROL_LANE else lane << 2)
         | (CONTINUES if continues else 0)
         | (UNFINISHED if unfinished else 0)
     )
@@ -156,6 +183,8 @@ def parse_data(header: Header, packet: bytes | memoryview) -> Data:
     )
     if not 0 < count <= PIECES_MAX or flags & ~_FLAGS_KNOWN or seq == 0:
         raise MalformedPacket("malformed", "a data packet has impossible fields")
+    if flags & CONTROL and flags & 0x0F != Guarantee.AGREED:
+        raise MalformedPacket("malformed", "a control frame is agreed and has no priority")
     if size < DATA_OVERHEAD_BYTES + 2 * count:
         raise MalformedPacket("truncated", "a data packet ends within its table of lengths")
     lengths = _TABLES[count].unpack_from(packet, DATA_OVERHEAD_BYTES)
@@ -196,20 +225,26 @@ def parse_recovered(header: Header, packet: bytes | memoryview) -> Recovered:
     )
 
 
-def message_head(groups: tuple[GroupKey, ...]) -> bytes:
+def message_head(session: int, groups: tuple[GroupKey, ...]) -> bytes:
     """What stands before the payload in a message's bytes."""
-    return bytes((len(groups),)) + b"".join(group.key for group in groups)
+    return _HEAD.pack(len(groups), session) + b"".join(group.key for group in groups)
+
+
+def head_bytes(message: bytes | memoryview) -> bytes:
+    """The head of a message, as it came."""
+    return bytes(message[: HEAD_BYTES_MIN + message[0] * GROUP_KEY_BYTES])
 
 
 def parse_message_head(message: bytes | memoryview) -> MessageHead:
     """Read what stands before the payload. Raises MalformedPacket."""
-    end = 1 + message[0] * GROUP_KEY_BYTES
+    end = HEAD_BYTES_MIN + message[0] * GROUP_KEY_BYTES
     if end > len(message) or message[0] == 0:
         raise MalformedPacket("malformed", "a message ends within its groups")
     return MessageHead(
+        _HEAD.unpack_from(message)[1],
         tuple(
             GroupKey(bytes(message[start : start + GROUP_KEY_BYTES]))
-            for start in range(1, end, GROUP_KEY_BYTES)
+            for start in range(HEAD_BYTES_MIN, end, GROUP_KEY_BYTES)
         ),
         end,
     )

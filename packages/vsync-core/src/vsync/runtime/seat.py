@@ -1,0 +1,159 @@
+"""Seats: where the sessions of a node sit, and which events go to which of them.
+
+Used by the ring's thread alone. What a session has joined is changed here exactly where the stream
+says so, which is what makes its first view and its first message agree.
+"""
+
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future
+from typing import Any, Final
+
+from vsync.errors import MisuseError, NodeClosed
+from vsync.events import GroupChanged
+from vsync.runtime.mailbox import Mailbox
+from vsync.vocabulary import GroupKey, NodeId
+
+ROUTES_MAX: Final = 4096
+"""Lists of groups whose readers are remembered; forgotten all at once beyond this."""
+
+
+class Change:
+    """A join or a leave that is under way: the groups that are still to come, and the answer."""
+
+    __slots__ = ("answer", "groups", "refusals")
+
+    def __init__(self, groups: Collection[GroupKey], answer: "Future[None]") -> None:
+        self.groups = set(groups)
+        self.answer = answer
+        self.refusals: list[str] = []
+
+    def came(self, group: GroupKey) -> bool:
+        """One of the groups has come; True if it was the last."""
+        self.groups.discard(group)
+        if not self.groups and not self.answer.done():
+            if self.refusals:
+                self.answer.set_exception(MisuseError("; ".join(self.refusals)))
+            else:
+                self.answer.set_result(None)
+        return not self.groups
+
+
+class Seat:
+    """One session as the ring's thread knows it. *serves*: it belongs to a service."""
+
+    __slots__ = ("batch", "groups", "joining", "leaving", "mailbox", "serves", "session")
+
+    def __init__(self, session: int, mailbox: Mailbox, *, serves: bool = False) -> None:
+        self.session = session
+        self.mailbox = mailbox
+        self.serves = serves
+        self.groups: set[GroupKey] = set()
+        """The groups that its last views put it into."""
+        self.joining: list[Change] = []
+        self.leaving: list[Change] = []
+        self.batch: list[Any] = []
+        """What the turn under way has for it."""
+
+
+class Route:
+    """Which seats an event goes to."""
+
+    def __init__(self, node: NodeId) -> None:
+        self._node = node
+        self._by_session: dict[int, Seat] = {}
+        self._targets: dict[tuple[GroupKey, ...], tuple[Seat, ...]] = {}
+
+    @property
+    def seats(self) -> Collection[Seat]:
+        """All seats, in the order in which they were added."""
+        return self._by_session.values()
+
+    def add(self, seat: Seat) -> None:
+        """A session begins."""
+        self._by_session[seat.session] = seat
+
+    def remove(self, seat: Seat) -> bool:
+        """A session ends; False if it had ended before."""
+        if self._by_session.pop(seat.session, None) is None:
+            return False
+        self._targets.clear()
+        self._fail_changes(seat, NodeClosed("the session is closed"))
+        return True
+
+    def targets(self, groups: tuple[GroupKey, ...]) -> Sequence[Seat]:
+        """The seats that have joined one of *groups*."""
+        targets = self._targets.get(groups)
+        if targets is None:
+            targets = tuple(
+                seat for seat in self._by_session.values() if not seat.groups.isdisjoint(groups)
+            )
+            if len(self._targets) >= ROUTES_MAX:
+                self._targets.clear()
+            self._targets[groups] = targets
+        return targets
+
+    def join(self, seat: Seat, groups: Collection[GroupKey], answer: "Future[None]") -> bool:
+        """A join begins; False if there is nothing to join."""
+        change = Change([group for group in groups if group not in seat.groups], answer)
+        return self._begin(seat, change, seat.joining)
+
+    def leave(self, seat: Seat, groups: Collection[GroupKey], answer: "Future[None]") -> bool:
+        """A leave begins; False if there is nothing to leave."""
+        change = Change([group for group in groups if group in seat.groups], answer)
+        return self._begin(seat, change, seat.leaving)
+
+    def _begin(self, seat: Seat, change: Change, changes: list[Change]) -> bool:
+        if seat.session not in self._by_session:
+            change.answer.set_exception(NodeClosed("the session is closed"))
+            return False
+        if not change.groups:
+            change.answer.set_result(None)
+            return False
+        changes.append(change)
+        return True
+
+    def change(self, view: GroupChanged) -> None:
+        """A view: to those who are in the group, those who join and those who leave with it."""
+        group = view.group
+        for seat in self._moved(view.joined):
+            seat.groups.add(group)
+        for seat in self._by_session.values():
+            if group in seat.groups:
+                seat.batch.append(view)
+        for seat in self._moved(view.left):
+            seat.groups.discard(group)
+            seat.leaving = [change for change in seat.leaving if not change.came(group)]
+        for seat in self._moved(view.joined):
+            seat.joining = [change for change in seat.joining if not change.came(group)]
+
+    def _moved(self, moves: Sequence[Any]) -> list[Seat]:
+        """The seats on this node among *moves*."""
+        moved = []
+        for member, _ in moves:
+            seat = self._by_session.get(member.session) if member.node == self._node else None
+            if seat is not None:
+                moved.append(seat)
+        if moved:
+            self._targets.clear()
+        return moved
+
+    def refuse(self, session: int, group: GroupKey, reason: str) -> None:
+        """A join of *group* was refused."""
+        seat = self._by_session.get(session)
+        if seat is not None:
+            for change in seat.joining:
+                if group in change.groups:
+                    change.refusals.append(reason)
+            seat.joining = [change for change in seat.joining if not change.came(group)]
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing will come any more: let nobody wait."""
+        for seat in self._by_session.values():
+            self._fail_changes(seat, error)
+
+    @staticmethod
+    def _fail_changes(seat: Seat, error: BaseException) -> None:
+        for change in (*seat.joining, *seat.leaving):
+            if not change.answer.done():
+                change.answer.set_exception(error)
+        seat.joining, seat.leaving = [], []
