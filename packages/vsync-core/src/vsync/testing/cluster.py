@@ -12,12 +12,13 @@ The same calls with the same seed give the same trace, always. Nothing here read
 exception in an engine is not caught: it is a bug.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, TypeAlias
 
 from vsync.engine import Engine, MemoryStore, State
+from vsync.engine.groups import EngineEvent
 from vsync.errors import VsyncError
 from vsync.events import ConfigurationChanged, Delivery, GroupChanged
 from vsync.settings import RingSettings
@@ -58,6 +59,8 @@ class Host:
     lives: int = 0
     paused: bool = False
     busy_until: float = 0.0
+    called: bool = False
+    """Its application has something to say to its engine."""
     leave_before: float | None = None
     """When a leaving node goes, stable or not."""
     failure: VsyncError | None = None
@@ -74,7 +77,7 @@ class Host:
         """When this node has something to do."""
         if self.engine is None or self.paused:
             return NEVER
-        if self.inbox.packets:
+        if self.inbox.packets or self.called:
             return self.busy_until
         deadline = self.engine.poll_timeout()
         return NEVER if deadline is None else max(self.busy_until, deadline)
@@ -206,19 +209,33 @@ class Cluster:
             return None
         if isinstance(payload, int):
             payload = self.random.randbytes(payload)
-        key = GroupKey.from_name(group)
-        message = engine.submit(0, [key], payload, guarantee, priority, self.now)
+        message = self._accept(
+            host, engine, 0, [GroupKey.from_name(group)], payload, guarantee, priority
+        )
+        self._take_outputs(host)
+        return message
+
+    def _accept(
+        self,
+        host: Host,
+        engine: Engine,
+        session: int,
+        groups: Sequence[GroupKey],
+        payload: bytes,
+        guarantee: Guarantee,
+        priority: Priority,
+    ) -> MessageId:
+        message = engine.submit(session, groups, payload, guarantee, priority, self.now)
         self._trace(
             host,
             "send",
             message=str(message),
-            groups=[key.hex()],
+            groups=[group.hex() for group in groups],
             guarantee=guarantee.word,
             priority=priority.word,
             size=len(payload),
             digest=digest(payload),
         )
-        self._take_outputs(host)
         return message
 
     # --- the network ----------------------------------------------------------------------------
@@ -343,6 +360,7 @@ class Cluster:
         while (burst := engine.poll_transmit()) is not None:
             self.network.send(host.number, burst, self.now)
         events = engine.take_events()
+        self._tell(host, events)
         while (burst := engine.poll_transmit()) is not None:
             self.network.send(host.number, burst, self.now)
         for event in events:
@@ -378,6 +396,9 @@ class Cluster:
             host.failure = engine.failure
             host.engine = None
             host.inbox.clear()
+
+    def _tell(self, host: Host, events: Sequence[EngineEvent]) -> None:
+        """Where there are applications, they are told here."""
 
     def _trace(self, host: Host, event: str, **fields: Any) -> None:
         line: Line = {
