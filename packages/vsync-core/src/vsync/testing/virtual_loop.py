@@ -23,7 +23,6 @@ from typing import Any, Final, Protocol, TypeVar, TypeVarTuple
 
 import anyio
 
-import vsync
 from vsync.errors import MisuseError
 
 ROUNDS_AT_ONCE_MAX: Final = 50_000
@@ -42,8 +41,9 @@ INSTEAD: Final = (
     "reach others through its session alone, and take whatever else it needs as an argument"
 )
 
-_LIBRARIES: Final = tuple(
-    str(Path(inspect.getfile(module)).parent) for module in (asyncio, anyio, vsync)
+_LIBRARIES: Final = (
+    str(Path(__file__).parents[1]),
+    *(str(Path(inspect.getfile(module)).parent) for module in (asyncio, anyio)),
 )
 """Where code is that is not the application's own."""
 
@@ -382,8 +382,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._count_round()
         if not self._queue and not self._timer_is_due():
             until = self._timers[0][0] if self._timers else NEVER
-            self._world.pass_time(until, self._something_is_ready)
-            if until == NEVER and not self._queue:
+            self._world.pass_time(until, lambda: self._interrupted(until))
+            if until == NEVER and not self._interrupted(until):
                 raise SimulationFailed(f"nothing will ever happen any more{self.waiting()}")
         while self._timer_is_due():
             _, _, process, timer = heapq.heappop(self._timers)
@@ -399,8 +399,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             handle._run()
             self.cancelling.put_in_order()
 
-    def _something_is_ready(self) -> bool:
-        return bool(self._queue)
+    def _interrupted(self, until: float) -> bool:
+        return bool(self._queue) or (bool(self._timers) and self._timers[0][0] < until)
 
     def _timer_is_due(self) -> bool:
         return bool(self._timers) and self._timers[0][0] <= self._world.now
