@@ -32,6 +32,7 @@ def delivery(payload: bytes) -> Delivery:
         payload,
         Guarantee.SAFE,
         CONFIGURATION,
+        session=7,
     )
 
 
@@ -40,6 +41,7 @@ def test_a_delivery_as_json_has_exactly_these_fields() -> None:
         "event": "deliver",
         "message": "1-ff-2-7",
         "sender": 1,
+        "session": 7,
         "groups": [GroupKey.from_name("orders").hex()],
         "guarantee": "safe",
         "configuration": "8.1>12.1",
@@ -73,7 +75,7 @@ def test_one_event_is_one_line_whatever_the_payload() -> None:
 
 
 def test_lines_for_people() -> None:
-    assert event_line(delivery(b"hello")) == "orders: from 1 (safe): hello"
+    assert event_line(delivery(b"hello")) == "orders: from 1/7 (safe): hello"
     assert (
         event_line(ConfigurationChanged(CONFIGURATION))
         == "transitional configuration 8.1>12.1: members 1 3 (left 2)"

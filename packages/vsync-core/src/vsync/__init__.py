@@ -5,36 +5,62 @@ Users import from here and from nothing deeper; ``vsync.testing`` is the only ot
 
 from importlib.metadata import version
 
-from vsync.api import Node, Session, open_node
+from vsync.api import (
+    Node,
+    NodeSession,
+    Session,
+    open_node,
+)
 from vsync.daemon import connect, serve
 from vsync.errors import (
     DaemonError,
+    DaemonLost,
     DuplicateNode,
+    Evicted,
     MessageTooLarge,
     MisuseError,
     NodeClosed,
+    NotMember,
     PluginNotFound,
+    PriorityHeld,
+    ServiceFailed,
     SettingsError,
     StateFailed,
     TraceFailed,
     TransportFailed,
     Undelivered,
     VsyncError,
+    WouldBlock,
 )
-from vsync.events import ConfigurationChanged, Delivery, Event
+from vsync.events import (
+    ConfigurationChanged,
+    Delivery,
+    Disconnected,
+    Event,
+    GroupChanged,
+    Move,
+)
 from vsync.hookspecs import hookimpl
+from vsync.service import (
+    NoSettings,
+    Service,
+    ServiceContext,
+)
 from vsync.settings import DaemonSection, NodeSection, NodeSettings, RingSettings
 from vsync.settings_file import read_settings
 from vsync.transport import EVERYONE, Address, Burst, Packet, Transport
 from vsync.vocabulary import (
+    Cause,
     Configuration,
     GroupKey,
     Guarantee,
     Kind,
+    Member,
     MessageId,
     NodeId,
     Priority,
     RingId,
+    SlowPolicy,
 )
 
 __version__ = version("vsync-core")
@@ -43,37 +69,53 @@ __all__ = [
     "EVERYONE",
     "Address",
     "Burst",
+    "Cause",
     "Configuration",
     "ConfigurationChanged",
     "DaemonError",
+    "DaemonLost",
     "DaemonSection",
     "Delivery",
+    "Disconnected",
     "DuplicateNode",
     "Event",
+    "Evicted",
+    "GroupChanged",
     "GroupKey",
     "Guarantee",
     "Kind",
+    "Member",
     "MessageId",
     "MessageTooLarge",
     "MisuseError",
+    "Move",
+    "NoSettings",
     "Node",
     "NodeClosed",
     "NodeId",
     "NodeSection",
+    "NodeSession",
     "NodeSettings",
+    "NotMember",
     "Packet",
     "PluginNotFound",
     "Priority",
+    "PriorityHeld",
     "RingId",
     "RingSettings",
+    "Service",
+    "ServiceContext",
+    "ServiceFailed",
     "Session",
     "SettingsError",
+    "SlowPolicy",
     "StateFailed",
     "TraceFailed",
     "Transport",
     "TransportFailed",
     "Undelivered",
     "VsyncError",
+    "WouldBlock",
     "connect",
     "hookimpl",
     "open_node",

@@ -16,6 +16,7 @@ import pluggy
 from vsync import hookspecs
 from vsync.errors import PluginNotFound
 from vsync.hookspecs import PROJECT
+from vsync.service import SERVICE_API, Service
 from vsync.transport import TRANSPORT_API, Transport
 
 RESTRICTION: Final = "VSYNC_PLUGINS"
@@ -45,28 +46,68 @@ class _Broken(Exception):
     """A plugin cannot be used; the text says why, without naming it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What plugins of one kind have in common."""
+
+    word: str
+    base: type
+    name: str  #: the class attribute with the plugin's name
+    api: int
+    package: str  #: what to install for one that is missing
+
+    @property
+    def hook(self) -> str:
+        return f"{_REGISTER}{self.word}s"
+
+
+_TRANSPORT: Final = _Kind("transport", Transport, "SCHEME", TRANSPORT_API, "vsync-transport-{name}")
+_SERVICE: Final = _Kind("service", Service, "NAME", SERVICE_API, "vsync-service-{name}")
+_KINDS: Final = (_TRANSPORT, _SERVICE)
+
+_PACKAGES: Final = {
+    "udp": "vsync-transport-udp",
+    "udpu": "vsync-transport-udp",
+    "ib": "vsync-transport-ib",
+    "quorum": "vsync-services",
+    "kv": "vsync-services",
+}
+"""Which package of ours has what; of others the name is a guess."""
+
+
 def load_transport(scheme: str) -> type[Transport]:
     """Give the transport class that the installed plugins know as *scheme*.
 
     Raises PluginNotFound with a sentence: none has that name, two claim it, it does not load, or
     it was made for another version of the transport interface.
     """
+    transport: type[Transport] = _find(_TRANSPORT, scheme)
+    return transport
+
+
+def load_service(name: str) -> type[Service]:
+    """Give the service class that the installed plugins know as *name*; as ``load_transport``."""
+    service: type[Service] = _find(_SERVICE, name)
+    return service
+
+
+def _find(kind: _Kind, name: str) -> Any:
     installed = _installed()
-    entries = [entry for entry in installed if entry.name == scheme]
+    entries = [entry for entry in installed if entry.name == name]
     if not entries:
-        raise PluginNotFound(_missing(scheme, installed))
-    if not _allowed(scheme):
+        raise PluginNotFound(_missing(kind, name, installed))
+    if not _allowed(name):
         raise PluginNotFound(
-            f'the transport "{scheme}" is installed, but {RESTRICTION}='
+            f'the {kind.word} "{name}" is installed, but {RESTRICTION}='
             f"{os.environ.get(RESTRICTION, '')} leaves it out; add it there, or unset {RESTRICTION}"
         )
     if len(entries) > 1:
-        raise PluginNotFound(_claimed(scheme, entries))
+        raise PluginNotFound(_claimed(name, entries))
     try:
-        return _transport(entries[0])
+        return _registered(kind, entries[0])
     except _Broken as broken:
         raise PluginNotFound(
-            f'the transport "{scheme}" of {_origin(entries[0])} cannot be used: {broken}'
+            f'the {kind.word} "{name}" of {_origin(entries[0])} cannot be used: {broken}'
         ) from broken.__cause__
 
 
@@ -82,8 +123,9 @@ def list_plugins() -> list[PluginInfo]:
         else:
             try:
                 kind = _kind(entry)
-                if kind == "transport":
-                    _transport(entry)
+                for known in _KINDS:
+                    if kind == known.word:
+                        _registered(known, entry)
             except _Broken as broken:
                 state, error = "broken", str(broken)
             if len(same) > 1:
@@ -133,50 +175,55 @@ def _kind(entry: EntryPoint) -> str:
     }
     if not kinds:
         raise _Broken(f"{entry.value} has no function {_REGISTER}… marked @hookimpl")
-    return "transport" if "transport" in kinds else ", ".join(sorted(kinds))
+    for known in _KINDS:
+        if known.word in kinds:
+            return known.word
+    return ", ".join(sorted(kinds))
 
 
-def _transport(entry: EntryPoint) -> type[Transport]:
+def _registered(kind: _Kind, entry: EntryPoint) -> Any:
+    """The class that *entry* registers under its own name."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     plugin = _load(entry)
     try:
         manager.register(plugin, name=entry.name)
-        answers: Iterable[Sequence[Any]] = manager.hook.vsync_register_transports()
+        answers: Iterable[Sequence[Any]] = getattr(manager.hook, kind.hook)()
         offered = [candidate for answer in answers for candidate in answer]
     except Exception as error:  # as in _load: the plugin's own code has run
-        raise _Broken(
-            f"{_REGISTER}transports fails with {type(error).__name__}: {error}"
-        ) from error
+        raise _Broken(f"{kind.hook} fails with {type(error).__name__}: {error}") from error
     for candidate in offered:
-        if not (isinstance(candidate, type) and issubclass(candidate, Transport)):
-            raise _Broken(f"it registers {candidate!r}, which is no class derived from Transport")
-    chosen = [candidate for candidate in offered if getattr(candidate, "SCHEME", "") == entry.name]
+        if not (isinstance(candidate, type) and issubclass(candidate, kind.base)):
+            raise _Broken(
+                f"it registers {candidate!r}, which is no class derived from {kind.base.__name__}"
+            )
+    chosen = [candidate for candidate in offered if getattr(candidate, kind.name, "") == entry.name]
     if len(chosen) != 1:
         raise _Broken(
-            f"{entry.value} registers {len(chosen)} transports with SCHEME "
+            f"{entry.value} registers {len(chosen)} {kind.word}s with {kind.name} "
             f'"{entry.name}", and exactly one is needed'
         )
-    transport: type[Transport] = chosen[0]
-    if transport.API != TRANSPORT_API:
+    if kind.api != chosen[0].API:
         raise _Broken(
-            f"it was made for transport interface {transport.API}, and this vsync has "
-            f"{TRANSPORT_API}; install matching versions"
+            f"it was made for {kind.word} interface {chosen[0].API}, and this vsync has "
+            f"{kind.api}; install matching versions"
         )
-    return transport
+    return chosen[0]
 
 
-def _missing(scheme: str, installed: Sequence[EntryPoint]) -> str:
+def _missing(kind: _Kind, name: str, installed: Sequence[EntryPoint]) -> str:
     names = sorted({entry.name for entry in installed if _allowed(entry.name)})
-    close = difflib.get_close_matches(scheme, names, n=1)
-    if close:
+    close = difflib.get_close_matches(name, names, n=1)
+    if name in _PACKAGES:
+        advice = f"try `pip install {_PACKAGES[name]}`"
+    elif close:
         advice = f'did you mean "{close[0]}"?'
-    elif scheme.replace("-", "").replace("_", "").isalnum():
-        advice = f"try `pip install vsync-transport-{scheme}`"
+    elif name.replace("-", "").replace("_", "").isalnum():
+        advice = f"try `pip install {kind.package.format(name=name)}`"
     else:
-        advice = "a transport's name has only letters, digits, - and _"
+        advice = f"a {kind.word}'s name has only letters, digits, - and _"
     known = ", ".join(names) or "none"
-    return f'no transport "{scheme}" is installed; {advice} (installed: {known})'
+    return f'no {kind.word} "{name}" is installed; {advice} (installed: {known})'
 
 
 def _claimed(name: str, entries: Sequence[EntryPoint]) -> str:

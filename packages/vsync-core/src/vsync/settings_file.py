@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from vsync.errors import SettingsError
-from vsync.plugins import list_plugins, load_transport
+from vsync.plugins import list_plugins, load_service, load_transport
 from vsync.service import Service
 from vsync.settings import NodeSettings
 from vsync.transport import Transport
@@ -51,6 +51,13 @@ def read_settings(path: str | os.PathLike[str]) -> NodeSettings:
         prefix = ("transport", scheme)
         raise SettingsError(_sentences(error, file, text, transport.SETTINGS, prefix)) from error
     _refuse_unknown_transports(settings, file, text)
+    for name, section in settings.service.items():
+        service = load_service(name)
+        try:
+            service.SETTINGS.model_validate(section)
+        except ValidationError as error:
+            prefix = ("service", name)
+            raise SettingsError(_sentences(error, file, text, service.SETTINGS, prefix)) from error
     return settings
 
 
@@ -81,9 +88,26 @@ def transport_of(settings: NodeSettings) -> tuple[type[Transport], BaseModel]:
         raise SettingsError(_sentences(error, None, "", transport.SETTINGS, prefix)) from error
 
 
-def services_of(settings: NodeSettings) -> Sequence[tuple[type[Service], BaseModel]]:
-    """The services that the node runs, and their settings."""
-    return []
+def services_of(settings: NodeSettings) -> list[tuple[type[Service], BaseModel]]:
+    """The services that the node runs, each with its settings, by name.
+
+    Raises PluginNotFound, SettingsError; also if more than one decides what is primary.
+    """
+    services: list[tuple[type[Service], BaseModel]] = []
+    for name, section in sorted(settings.service.items()):
+        service = load_service(name)
+        try:
+            services.append((service, service.SETTINGS.model_validate(section)))
+        except ValidationError as error:
+            prefix = ("service", name)
+            raise SettingsError(_sentences(error, None, "", service.SETTINGS, prefix)) from error
+    deciding = [service.NAME for service, _ in services if service.PRIMARY]
+    if len(deciding) > 1:
+        raise SettingsError(
+            f"the services {' and '.join(deciding)} both decide which configuration is primary; "
+            "remove the section of all but one"
+        )
+    return services
 
 
 def _sentences(

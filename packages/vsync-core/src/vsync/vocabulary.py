@@ -138,6 +138,9 @@ class GroupKey:
             encoded = hashlib.blake2b(encoded, digest_size=GROUP_KEY_BYTES).digest()
         return cls(encoded.ljust(GROUP_KEY_BYTES, b"\0"))
 
+    def __repr__(self) -> str:
+        return f"GroupKey({str(self)!r})"
+
     def hex(self) -> str:
         """The key as 64 hexadecimal digits, as traces have it."""
         return self.key.hex()
