@@ -291,11 +291,11 @@ def test_a_burst_takes_few_system_calls_where_the_kernel_joins(make: Make) -> No
 @pytest.mark.parametrize("code", [errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP])
 def test_gso_that_fails_is_turned_off_and_nothing_is_lost(make: Make, code: int) -> None:
     one, two = make(), make()
-    real = one._unicast
+    real = one._datagrams.sender
     assert real is not None
-    one._gso = True
+    one._datagrams.gso = True
     refusing: Any = Refusing(real, sendmsg=code)
-    one._unicast = refusing
+    one._datagrams.sender = refusing
     packets = [bytes([number]) * 100 for number in range(100)]
     one.send(Burst(EVERYONE, packets))
     assert sorted(data_of(receive_within(two, 100))) == packets
@@ -308,8 +308,8 @@ def test_gso_that_fails_is_turned_off_and_nothing_is_lost(make: Make, code: int)
 
 def test_a_kernel_that_takes_64_segments_gets_no_more(make: Make) -> None:
     one, two = make(), make()
-    assert one._unicast is not None
-    real: socket.socket = one._unicast
+    assert one._datagrams.sender is not None
+    real: socket.socket = one._datagrams.sender
 
     class Old:
         def __getattr__(self, name: str) -> Any:
@@ -323,7 +323,7 @@ def test_a_kernel_that_takes_64_segments_gets_no_more(make: Make) -> None:
     if not one.status["gso"]:
         pytest.skip("this kernel has no UDP_SEGMENT")
     old: Any = Old()
-    one._unicast = old
+    one._datagrams.sender = old
     packets = [bytes([number]) * 100 for number in range(200)]
     for _ in range(2):
         one.send(Burst(EVERYONE, packets))
@@ -352,15 +352,15 @@ def test_a_kernel_without_either_is_no_obstacle(
 )
 def test_a_passing_error_is_a_loss_and_counted(make: Make, code: int) -> None:
     one, two = make(), make()
-    real = one._unicast
+    real = one._datagrams.sender
     assert real is not None
     refusing: Any = Refusing(real, sendmsg=code, sendto=code)
-    one._unicast = refusing
+    one._datagrams.sender = refusing
     one.send(Burst(EVERYONE, [b"x" * 100] * 5))
     one.send(Burst(EVERYONE, [b"x"]))
     assert one.status["counters"]["packets_lost_sending"] == 6
     assert one.status["errors"] == {errno.errorcode[code]: 6}
-    one._unicast = real
+    one._datagrams.sender = real
     one.send(Burst(EVERYONE, [b"again"]))
     assert data_of(receive_within(two, 1)) == [b"again"]
 

@@ -90,9 +90,10 @@ def is_loopback(name: str) -> bool:
     return bool(struct.unpack_from("=H", _ask(name, _SIOCGIFFLAGS), 16)[0] & _IFF_LOOPBACK)
 
 
-def resolve_bind(text: str, version: int) -> InterfaceAddress:
+def resolve_bind(text: str, version: int, *, asked_for_by: str = "group") -> InterfaceAddress:
     """Choose the address that *text* means for IP *version* 4 or 6.
 
+    *asked_for_by* names the setting that decides the version, where *text* leaves it open.
     Raises TransportFailed with a sentence that lists what there is instead. Never falls back to
     another interface.
     """
@@ -112,8 +113,8 @@ def resolve_bind(text: str, version: int) -> InterfaceAddress:
     if not found:
         if isinstance(bind, str):
             raise TransportFailed(
-                f"bind {text}: the interface has no IPv{version} address, and the group is "
-                f"IPv{version}; give it one, or use a group of the other family"
+                f"bind {text}: the interface has no IPv{version} address, and {asked_for_by} asks "
+                f"for IPv{version}; give it one, or use the other family in {asked_for_by}"
             )
         what = "an address of that network"
         if not isinstance(bind, IPv4Network | IPv6Network):

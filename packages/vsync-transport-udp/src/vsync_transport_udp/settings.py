@@ -1,4 +1,6 @@
-"""``[transport.udp]``: where to send and listen, and how much room to ask the system for."""
+"""``[transport.udp]`` and ``[transport.udpu]``: where to send and listen, and how much room to ask
+the system for.
+"""
 
 from ipaddress import (
     IPv4Address,
@@ -51,33 +53,35 @@ def parse_bind(text: str) -> Bind:
     return name
 
 
-class SettingsUDP(Strict):
-    """``[transport.udp]``. ``group``, ``port`` and the family of ``bind`` must be the same on
-    every node of a ring."""
+class SettingsBind(Strict):
+    """The interface to use."""
 
     bind: str = "127.0.0.1"
     """The interface to use: one of its addresses, its name, or a network that one of its addresses
     is in. Nodes on other machines need more than the default, which stays on this machine."""
 
-    group: str = DEFAULT_GROUP_IPV4
-    """The multicast group, IPv4 or IPv6. With an IPv6 ``bind`` the default is ``ff15::77:1``."""
+    @field_validator("bind")
+    @classmethod
+    def _check_bind(cls, text: str) -> str:
+        bind = parse_bind(text)
+        if not isinstance(bind, str | IPv4Network | IPv6Network):
+            if bind.is_multicast:
+                raise ValueError(
+                    f"bind {text} is a multicast address; bind takes an address of this machine"
+                )
+            if bind.is_unspecified:
+                raise ValueError(
+                    f"bind {text} names no interface; give an address, a name such as eth0, or a "
+                    "network such as 192.0.2.0/24"
+                )
+        return text
 
-    port: int = Field(default=5405, ge=1, le=65535)
-    """The UDP port of the multicast group."""
 
-    unicast_port: int = Field(default=0, ge=0, le=65535)
-    """The UDP port this node sends from, and gets answers at. 0: any free one. Set it where a
-    firewall must know it; nodes on one machine need different ones."""
-
-    ttl: int = Field(default=1, ge=0, le=255)
-    """How many routers (less one) multicast packets may cross. 1 stays in the local network."""
+class SettingsSockets(Strict):
+    """What is asked of the system for every socket."""
 
     dscp: int | None = Field(default=None, ge=0, le=63)
     """The differentiated services code point of all packets. Unset: the system's default."""
-
-    multicast_loop: bool = True
-    """Whether nodes on the same machine hear this one. Where every node has a machine of its own,
-    ``false`` saves about a quarter of the cost of sending."""
 
     receive_buffer_bytes: int = Field(default=4 * 2**20, ge=2**16, le=2**30)
     """Asked of the system for each socket. It bounds what may be in flight; a system may give less
@@ -96,22 +100,26 @@ class SettingsUDP(Strict):
     gro: Offload = "auto"
     """Let the kernel hand over many received packets in one piece, if it can."""
 
-    @field_validator("bind")
-    @classmethod
-    def _check_bind(cls, text: str) -> str:
-        bind = parse_bind(text)
-        if not isinstance(bind, str | IPv4Network | IPv6Network):
-            if bind.is_multicast:
-                raise ValueError(
-                    f"bind {text} is a multicast address; bind takes an address of this machine, "
-                    "and group takes the multicast address"
-                )
-            if bind.is_unspecified:
-                raise ValueError(
-                    f"bind {text} names no interface; give an address, a name such as eth0, or a "
-                    "network such as 192.0.2.0/24"
-                )
-        return text
+
+class SettingsGroup(SettingsBind):
+    """The multicast group, and how far packets to it go."""
+
+    group: str = DEFAULT_GROUP_IPV4
+    """The multicast group, IPv4 or IPv6. With an IPv6 ``bind`` the default is ``ff15::77:1``."""
+
+    port: int = Field(default=5405, ge=1, le=65535)
+    """The UDP port of the multicast group."""
+
+    unicast_port: int = Field(default=0, ge=0, le=65535)
+    """The UDP port this node sends from, and gets answers at. 0: any free one. Set it where a
+    firewall must know it; nodes on one machine need different ones."""
+
+    ttl: int = Field(default=1, ge=0, le=255)
+    """How many routers (less one) multicast packets may cross. 1 stays in the local network."""
+
+    multicast_loop: bool = True
+    """Whether nodes on the same machine hear this one. Where every node has a machine of its own,
+    ``false`` saves about a quarter of the cost of sending."""
 
     @field_validator("group")
     @classmethod
@@ -143,7 +151,7 @@ class SettingsUDP(Strict):
         return given
 
     @model_validator(mode="after")
-    def _check_families(self) -> "SettingsUDP":
+    def _check_families(self) -> "SettingsGroup":
         bind, group = parse_bind(self.bind), ip_address(self.group)
         if not isinstance(bind, str) and bind.version != group.version:
             raise ValueError(
@@ -151,3 +159,8 @@ class SettingsUDP(Strict):
                 f"IPv{group.version}; both must be of one family"
             )
         return self
+
+
+class SettingsUDP(SettingsSockets, SettingsGroup):
+    """``[transport.udp]``. ``group``, ``port`` and the family of ``bind`` must be the same on
+    every node of a ring."""

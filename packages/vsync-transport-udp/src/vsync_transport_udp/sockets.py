@@ -24,8 +24,13 @@ _MEMBERSHIP_IPV4: Final = struct.Struct("=4s4si")  # struct ip_mreqn
 _MEMBERSHIP_IPV6: Final = struct.Struct("=16sI")  # struct ipv6_mreq
 
 
-def open_unicast(local: InterfaceAddress, port: int) -> socket.socket:
-    """The socket that everything is sent from. Raises TransportFailed."""
+def open_unicast(
+    local: InterfaceAddress, port: int, *, setting: str, advice: str, section: str
+) -> socket.socket:
+    """The socket that everything is sent from. Raises TransportFailed.
+
+    *setting* of *section* chose the port; *advice* is for the case that it is taken.
+    """
     opened = _socket(local)
     try:
         if local.version == 6:
@@ -37,8 +42,9 @@ def open_unicast(local: InterfaceAddress, port: int) -> socket.socket:
             error,
             address=str(local.address),
             port=port,
-            setting="unicast_port",
-            advice="choose another unicast_port in [transport.udp], or 0 for any free one",
+            setting=setting,
+            advice=advice,
+            section=section,
         ) from error
     return opened
 
@@ -66,6 +72,7 @@ def open_multicast(local: InterfaceAddress, group: str, port: int) -> socket.soc
             port=port,
             setting="port",
             advice="stop that program, or choose another port in [transport.udp] on every node",
+            section="transport.udp",
         ) from error
     return opened
 
@@ -189,7 +196,7 @@ def _set_buffer(changed: socket.socket, asked_bytes: int, force: int, plain: int
 
 
 def _explained(
-    error: OSError, *, address: str, port: int, setting: str, advice: str
+    error: OSError, *, address: str, port: int, setting: str, advice: str, section: str
 ) -> TransportFailed:
     where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     match error.errno:
@@ -201,17 +208,17 @@ def _explained(
         case errno.EACCES | errno.EPERM:
             return TransportFailed(
                 f"this user may not open UDP {where}; ports below 1024 need root or "
-                f"CAP_NET_BIND_SERVICE: choose a higher {setting} in [transport.udp]"
+                f"CAP_NET_BIND_SERVICE: choose a higher {setting} in [{section}]"
             )
         case errno.EADDRNOTAVAIL:
             return TransportFailed(
                 f"the address of UDP {where} is not on this machine (any more); "
-                "see bind in [transport.udp] and `ip address`"
+                f"see bind in [{section}] and `ip address`"
             )
         case errno.ENODEV:
             return TransportFailed(
                 f"UDP {where} cannot be opened: the interface is gone; see bind in "
-                "[transport.udp] and `ip link`"
+                f"[{section}] and `ip link`"
             )
         case errno.ENOBUFS:
             return TransportFailed(
@@ -220,6 +227,5 @@ def _explained(
             )
         case code:
             return TransportFailed(
-                f"UDP {where} cannot be opened: {os.strerror(code or 0)}; "
-                "see bind, group and port in [transport.udp]"
+                f"UDP {where} cannot be opened: {os.strerror(code or 0)}; see what [{section}] says"
             )
