@@ -50,6 +50,10 @@ BEGIN_MOST_S: Final = 10.0
 END_MOST_S: Final = 60.0
 """How long tasks may take to end once they are cancelled, at the end of a simulation."""
 
+BEGIN_QUIET_S: Final = 0.02
+BEGIN_QUIET_MOST_S: Final = 0.5
+"""A beginning is over when nothing has happened for so long, or at the latest after so long."""
+
 LOOK_S: Final = 0.001
 """How often a condition is looked at."""
 
@@ -85,10 +89,10 @@ class Simulation(Generic[App]):
     *synchronize_s* is as in ``[node]``; *slow*, *queue_bytes*, *spill_bytes* and *primary* are
     those of ``Node.session``.
 
-    The block begins when all nodes are in one configuration; with ``start=False``, before any node
-    runs. At its end the properties of virtual synchrony are checked (``check``). It raises
-    SimulationFailed, an AssertionError, and whatever an application raises, each with the seed and
-    the faults so far.
+    The block begins when all nodes are in one configuration, and applications have come to rest if
+    they do within 0.5 s; with ``start=False``, before any node runs. At its end the properties of
+    virtual synchrony are checked (``check``). It raises SimulationFailed, an AssertionError, and
+    whatever an application raises, each with a note of the seed and of what was done.
 
     Inside, use anyio or asyncio, and their clocks: ``anyio.current_time`` is virtual time. Sockets,
     threads, files that others write, real clocks and unseeded dice do not belong into a simulation;
@@ -140,7 +144,7 @@ class Simulation(Generic[App]):
         try:
             if self._start:
                 self.start()
-                self.run_until(self._all_have_begun, BEGIN_MOST_S)
+                self._begin()
         except BaseException as error:
             self._close(error)
             raise
@@ -187,7 +191,7 @@ class Simulation(Generic[App]):
 
         Raises MisuseError if none runs there, or if the application is an async function.
         """
-        self._check_node(node)
+        self._check_nodes(node)
         if node not in self._applications:
             runs = "no application runs" if node in self.nodes else "nothing runs"
             raise MisuseError(f"{runs} on node {node} at {self.now:.6f} s")
@@ -270,6 +274,7 @@ class Simulation(Generic[App]):
 
     def start(self, *nodes: int) -> None:
         """Start these nodes, or all, with a fresh application; those that run go on."""
+        self._check_nodes(*nodes)
         self._do("start", *nodes)
 
     def crash(self, *nodes: int) -> None:
@@ -278,33 +283,40 @@ class Simulation(Generic[App]):
         Its tasks are cancelled, since Python can end them in no other way. Whatever they still do
         in ``finally`` reaches nobody: their sessions raise NodeClosed.
         """
+        self._check_nodes(*nodes)
         self._do("crash", *nodes)
 
     def restart(self, *nodes: int) -> None:
         """Kill these nodes if they run, and start them again, with a fresh application."""
+        self._check_nodes(*nodes)
         self._do("restart", *nodes)
 
     def leave(self, *nodes: int) -> None:
         """End these nodes as a program does that ends by itself: its application is cancelled, and
         the node leaves the ring when its messages are everywhere.
         """
+        self._check_nodes(*nodes)
         self._do("leave", *nodes)
 
     def pause(self, *nodes: int) -> None:
         """Stop these nodes with their applications, as SIGSTOP does."""
+        self._check_nodes(*nodes)
         for node in nodes:
             self._do("pause", node)
 
     def resume(self, *nodes: int) -> None:
         """Let these nodes, or all, go on, as SIGCONT does."""
+        self._check_nodes(*nodes)
         self._do("resume", *nodes)
 
     def block(self, node: int) -> None:
         """Stop the application alone: its node goes on, and its events wait for it."""
+        self._check_nodes(node)
         self._do("block", node)
 
     def release(self, node: int) -> None:
         """Let a blocked application go on."""
+        self._check_nodes(node)
         self._do("release", node)
 
     # --- the network ----------------------------------------------------------------------------
@@ -314,13 +326,12 @@ class Simulation(Generic[App]):
 
         Paths that were cut before stay cut, so partitions overlap.
         """
-        for side in sides:
-            for node in side:
-                self._check_node(node)
+        self._check_nodes(*(node for side in sides for node in side))
         self._do("partition", *(",".join(map(str, side)) for side in sides if side))
 
     def cut(self, sender: int, receiver: int) -> None:
         """From now on nothing that *sender* sends reaches *receiver*."""
+        self._check_nodes(sender, receiver)
         self._do("cut", sender, receiver)
 
     def heal(self) -> None:
@@ -343,8 +354,7 @@ class Simulation(Generic[App]):
         for kind in kinds:
             if kind not in FAULTS:
                 raise MisuseError(f"there is no fault {kind!r}; known are {', '.join(FAULTS)}")
-        for node in spare:
-            self._check_node(node)
+        self._check_nodes(*spare)
         began = self.now
         for step in self._random_steps(seconds, sorted(kinds), spare):
             self.run_for(max(0.0, began + step.at_s - self.now))
@@ -423,9 +433,6 @@ class Simulation(Generic[App]):
 
     def _do(self, *words: str | int) -> None:
         step = Step(self.now, tuple(map(str, words)))
-        for node in step.words[1:]:
-            if node.isdecimal():
-                self._check_node(int(node))
         self.steps.append(step)
         do(Running(self.cluster, self._later), step.words)
         self.cluster.loop.run_ready()
@@ -449,16 +456,25 @@ class Simulation(Generic[App]):
             steps.append(Step(round(random.uniform(0, seconds), 4), (word, *rest)))
         return sorted(steps)
 
-    def _all_have_begun(self) -> bool:
+    def _begin(self) -> None:
+        """Wait until all nodes are in one configuration; and for a while until applications have
+        joined their groups, which for one that never stops to send nobody can tell."""
         cluster = self.cluster
-        return cluster.at_rest() and all(life.begun for life in cluster.lives.values())
+        self.run_until(cluster.is_whole, BEGIN_MOST_S)
+        end = self.now + BEGIN_QUIET_MOST_S
+        before: object = None
+        while self.now < end and (before != cluster.standing() or not cluster.at_rest()):
+            before = cluster.standing()
+            self.run_for(BEGIN_QUIET_S)
 
-    def _check_node(self, node: int) -> None:
-        if node not in self.cluster.hosts:
-            raise MisuseError(f"there is no node {node}; nodes are 1 to {len(self.cluster.hosts)}")
+    def _check_nodes(self, *nodes: int) -> None:
+        hosts = self.cluster.hosts
+        for node in nodes:
+            if node not in hosts:
+                raise MisuseError(f"there is no node {node}; nodes are 1 to {len(hosts)}")
 
     def _node(self, number: int) -> SimulatedNode:
-        self._check_node(number)
+        self._check_nodes(number)
         life = self.cluster.lives.get(number)
         if number not in self.nodes or life is None or life.node is None:
             raise MisuseError(f"nothing runs on node {number} at {self.now:.6f} s")

@@ -421,6 +421,17 @@ class NodeCluster(Cluster):
     def run(self, seconds: float) -> None:
         self.loop.complete(anyio.sleep(seconds), NEVER, "time")
 
+    def is_whole(self) -> bool:
+        """All nodes are in one configuration, and their applications run."""
+        members = tuple(sorted(host.node for host in self.hosts.values()))
+        return all(
+            host.engine is not None
+            and host.engine.members == members
+            and not host.engine.synchronizing
+            and self.lives[host.number].begun
+            for host in self.hosts.values()
+        )
+
     def at_rest(self) -> bool:
         """Everything sent is everywhere, and all who can hear each other are on one ring."""
         for host in self._live:
