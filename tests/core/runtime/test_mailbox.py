@@ -1,13 +1,51 @@
-"""Events on their way from the ring's thread to a session."""
+"""Events on their way from the ring's thread to a session: in order, once, and within bounds."""
 
+import errno
+import itertools
+import os
+import stat
+import tempfile
 import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-from vsync import Configuration, ConfigurationChanged, Delivery, Kind, MessageId, NodeId, Priority
-from vsync.events import Event
-from vsync.runtime.mailbox import EVENT_BYTES, Mailbox
-from vsync.vocabulary import GroupKey, Guarantee
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-CONFIGURATION = Configuration(id="4.1", kind=Kind.REGULAR, members=(NodeId(1),))
+from vsync import (
+    Configuration,
+    ConfigurationChanged,
+    Delivery,
+    Kind,
+    MessageId,
+    NodeId,
+    Priority,
+    SlowPolicy,
+)
+from vsync.events import Event, GroupChanged, Move
+from vsync.runtime import spill as spill_module
+from vsync.runtime.mailbox import (
+    CHANGED_BEFORE,
+    EVENT_BYTES,
+    EVICTED_BEFORE,
+    PIECE_BYTES,
+    TRANSITIONAL,
+    Mailbox,
+)
+from vsync.runtime.spill import FILE_BYTES_MIN, Spill, decode, encode
+from vsync.vocabulary import Cause, GroupKey, Guarantee, Member
+
+BLOCK, EVICT, SPILL = SlowPolicy.BLOCK, SlowPolicy.EVICT, SlowPolicy.SPILL
+
+
+def configuration(number: int, kind: Kind = Kind.REGULAR) -> Configuration:
+    return Configuration(id=f"{number}.1", kind=kind, members=(NodeId(1),))
+
+
+CONFIGURATION = configuration(4)
 
 
 def delivery(counter: int, size: int = 100) -> Delivery:
@@ -20,13 +58,52 @@ def delivery(counter: int, size: int = 100) -> Delivery:
     )
 
 
-def test_what_was_put_is_taken_in_order_and_once() -> None:
-    mailbox = Mailbox("", 1000)
+def counters(events: Sequence[Event]) -> list[int]:
+    return [event.message.counter for event in events if isinstance(event, Delivery)]
+
+
+def take_all(mailbox: Mailbox) -> list[Event]:
+    taken: list[Event] = []
+    while batch := mailbox.take():
+        taken += batch
+    return taken
+
+
+@pytest.fixture
+def spilling() -> Iterator[Mailbox]:
+    """A mailbox with 2 MB in memory, 64 MiB on disk."""
+    mailbox = Mailbox("printer", 2_000_000, slow=SPILL, spill_bytes_max=2**26)
+    yield mailbox
+    mailbox.close()
+
+
+# --- any policy ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slow", SlowPolicy)
+def test_what_was_put_is_taken_in_order_and_once(slow: SlowPolicy) -> None:
+    mailbox = Mailbox("", 1000, slow=slow)
     first: list[Event] = [ConfigurationChanged(CONFIGURATION), delivery(0)]
     mailbox.put(first)
     mailbox.put([delivery(1)])
-    assert mailbox.take() == [ConfigurationChanged(CONFIGURATION), delivery(0), delivery(1)]
+    assert take_all(mailbox) == [ConfigurationChanged(CONFIGURATION), delivery(0), delivery(1)]
     assert mailbox.take() == []
+    assert mailbox.waiting_bytes == mailbox.memory_bytes == 0
+    mailbox.close()
+
+
+@pytest.mark.parametrize("slow", SlowPolicy)
+def test_nothing_comes_out_of_a_closed_one(slow: SlowPolicy) -> None:
+    mailbox = Mailbox("", 100, slow=slow)
+    mailbox.put([delivery(0), delivery(1)])
+    mailbox.close()
+    mailbox.put([delivery(2)])
+    assert mailbox.take() == []
+    assert mailbox.evicted is None
+    mailbox.close()
+
+
+# --- block --------------------------------------------------------------------------------------
 
 
 def test_it_is_full_beyond_its_bound_and_roomy_at_half() -> None:
@@ -48,19 +125,529 @@ def test_empty_messages_are_bounded_too() -> None:
     assert mailbox.full
 
 
-def test_two_threads_lose_and_repeat_nothing() -> None:
-    mailbox = Mailbox("", 10**9)
-    count = 20_000
+@pytest.mark.parametrize("slow", [EVICT, SPILL])
+def test_with_another_policy_the_ring_never_waits(slow: SlowPolicy) -> None:
+    mailbox = Mailbox("", 1000, slow=slow)
+    for counter in range(100):
+        mailbox.put([delivery(counter)])
+        assert not mailbox.full
+        assert mailbox.roomy
+    mailbox.close()
+
+
+# --- evict --------------------------------------------------------------------------------------
+
+
+def test_a_put_that_finds_it_full_evicts() -> None:
+    mailbox = Mailbox("printer", 1000, slow=EVICT)
+    for counter in range(4):
+        mailbox.put([delivery(counter)])
+        assert mailbox.evicted is None
+    mailbox.put([delivery(4)])
+    evicted = mailbox.evicted
+    assert evicted is not None
+    assert "session printer was evicted: it did not take its events in time: 1200 bytes" in str(
+        evicted
+    )
+    mailbox.put([delivery(5)])
+    assert counters(mailbox.take()) == [0, 1, 2, 3]
+    mailbox.put([delivery(6)])
+    assert mailbox.take() == []
+    assert mailbox.evicted is evicted
+
+
+def test_one_large_batch_does_not_evict_a_prompt_reader() -> None:
+    mailbox = Mailbox("", 1000, slow=EVICT)
+    for _ in range(3):
+        mailbox.put([delivery(counter) for counter in range(50)])
+        assert mailbox.evicted is None
+        assert len(mailbox.take()) == 50
+
+
+# --- spill --------------------------------------------------------------------------------------
+
+
+def test_events_come_back_from_disk_as_they_were() -> None:
+    events: list[Event] = [
+        ConfigurationChanged(CONFIGURATION, True, "three of five votes"),
+        delivery(3, 1000)._replace(session=7, guarantee=Guarantee.SAFE),
+        GroupChanged(
+            GroupKey.from_name("a"),
+            (Member(NodeId(1), 2), Member(NodeId(1), 7)),
+            (Move(Member(NodeId(1), 7), Cause.JOINED),),
+            (Move(Member(NodeId(1), 3), Cause.EVICTED),),
+            True,
+            CONFIGURATION,
+        ),
+    ]
+    again = decode(encode(events))
+    assert again == events
+    assert [type(event) for event in again] == [type(event) for event in events]
+    assert isinstance(again[1], Delivery)
+    assert type(again[1].message) is MessageId
+    assert again[1].sender == Member(NodeId(1), 7)
+
+
+def test_what_does_not_fit_in_memory_goes_to_disk_and_comes_back(spilling: Mailbox) -> None:
+    for counter in range(10_000):
+        spilling.put([delivery(counter, 1000)])
+        assert spilling.memory_bytes <= 2_000_000 + PIECE_BYTES
+    assert spilling.disk_bytes > 8_000_000
+    taken: list[int] = []
+    while batch := spilling.take():
+        assert len(batch) * 1200 <= 2_000_000 + PIECE_BYTES
+        taken += counters(batch)
+    assert taken == list(range(10_000))
+    assert spilling.evicted is None
+    assert spilling.waiting_bytes == spilling.memory_bytes == 0
+
+
+def test_a_batch_larger_than_memory_is_taken_in_pieces(spilling: Mailbox) -> None:
+    spilling.put([delivery(counter, 1000) for counter in range(10_000)])
+    assert spilling.memory_bytes <= 2_000_000 + PIECE_BYTES
+    batches = [counters(batch) for batch in iter(spilling.take, [])]
+    assert len(batches) > 5
+    assert list(itertools.chain(*batches)) == list(range(10_000))
+
+
+def test_small_events_share_a_piece(monkeypatch: pytest.MonkeyPatch, spilling: Mailbox) -> None:
+    sizes: list[int] = []
+
+    def counted(events: Sequence[Event]) -> bytes:
+        sizes.append(len(events))
+        return encode(events)
+
+    monkeypatch.setattr(spill_module, "encode", counted)
+    for counter in range(50_000):
+        spilling.put([delivery(counter, 1)])
+    assert 5 <= len(sizes) <= 10
+    assert counters(take_all(spilling)) == list(range(50_000))
+
+
+def test_disk_is_given_back_once_it_was_read(spilling: Mailbox) -> None:
+    for _ in range(3):
+        for counter in range(20_000):
+            spilling.put([delivery(counter, 1000)])
+        assert spilling.disk_bytes > 15_000_000
+        assert counters(take_all(spilling)) == list(range(20_000))
+        assert spilling.disk_bytes == 0
+
+
+def test_a_reader_that_lags_for_ever_needs_no_more_and_more_disk(spilling: Mailbox) -> None:
+    """The disk is never all read here: something always waits on it."""
+    put = taken = 0
+    for _ in range(30):
+        for _ in range(6000):
+            spilling.put([delivery(put, 1000)])
+            put += 1
+        while put - taken > 10_000:
+            for counter in counters(spilling.take()):
+                assert counter == taken
+                taken += 1
+        assert spilling.disk_bytes < 2**25
+        assert put < 10_000 or spilling.disk_bytes > 0
+    assert counters(take_all(spilling)) == list(range(taken, put))
+
+
+def test_beyond_its_limit_it_is_evicted() -> None:
+    mailbox = Mailbox("printer", 10_000, slow=SPILL, spill_bytes_max=100_000)
+    puts = 0
+    while mailbox.evicted is None:
+        mailbox.put([delivery(puts, 1000)])
+        puts += 1
+        assert puts < 200
+    assert "its spill_bytes is 100000; take them sooner" in str(mailbox.evicted)
+    assert 85 < puts < 120
+    mailbox.put([delivery(puts, 1000)])
+    assert counters(take_all(mailbox)) == list(range(puts))
+    mailbox.close()
+
+
+def test_a_full_disk_evicts_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    mailbox = Mailbox("printer", 10_000, slow=SPILL)
+    for counter in range(20):
+        mailbox.put([delivery(counter, 1000)])
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    count = 20
+    while mailbox.evicted is None:
+        mailbox.put([delivery(count, 1000)])
+        count += 1
+        assert count < 40
+    assert "session printer was evicted: its events cannot go to disk" in str(mailbox.evicted)
+    assert "No space left on device" in str(mailbox.evicted)
+    assert "TMPDIR" in str(mailbox.evicted)
+    assert counters(take_all(mailbox)) == list(range(count))
+    mailbox.close()
+
+
+def test_without_a_directory_it_evicts_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    mailbox = Mailbox("printer", 1000, slow=SPILL)
+    for counter in range(10):
+        mailbox.put([delivery(counter)])
+    assert "No such file or directory" in str(mailbox.evicted)
+    mailbox.close()
+
+
+def test_a_disk_that_cannot_be_read_gives_a_clean_prefix(
+    monkeypatch: pytest.MonkeyPatch, spilling: Mailbox
+) -> None:
+    for counter in range(10_000):
+        spilling.put([delivery(counter, 1000)])
+    taken = counters(spilling.take())
+    monkeypatch.setattr(os, "pread", lambda *_: b"")
+    assert spilling.take() == []
+    assert "cannot be read back from disk" in str(spilling.evicted)
+    spilling.put([delivery(10_000)])
+    assert spilling.take() == []
+    assert taken == list(range(len(taken)))
+
+
+def files_of(spill: Spill) -> list[int]:
+    return [file.descriptor for file in spill._files]
+
+
+def test_its_file_is_nobody_elses_and_made_only_when_needed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mailbox = Mailbox("", 1000, slow=SPILL)
+    for counter in range(3):
+        mailbox.put([delivery(counter)])
+    assert files_of(mailbox._spill) == []
+    for counter in range(3, 20):
+        mailbox.put([delivery(counter)])
+    (descriptor,) = files_of(mailbox._spill)
+    status = os.fstat(descriptor)
+    assert stat.S_IMODE(status.st_mode) == 0o600
+    assert status.st_nlink == 0
+    assert status.st_dev == tmp_path.stat().st_dev
+    assert list(tmp_path.iterdir()) == []
+    assert not os.get_inheritable(descriptor)
+    mailbox.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+def test_files_are_closed_when_they_were_read() -> None:
+    spill = Spill(16 * FILE_BYTES_MIN)
+    pieces = [spill.write([delivery(counter, 2**19)]) for counter in range(10)]
+    assert len(files_of(spill)) == 5
+    for left, piece in enumerate(pieces, 1):
+        assert piece is not None
+        assert counters(spill.read(piece)) == [left - 1]
+    assert len(files_of(spill)) == 1
+    assert spill.disk_bytes == spill.waiting_bytes == 0
+    spill.close()
+    assert files_of(spill) == []
+
+
+def test_closing_while_a_piece_is_written_closes_right_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spill = Spill(2**20)
+    pwrite = os.pwrite
+
+    def slowly(*arguments: Any) -> int:
+        spill.close()
+        assert len(files_of(spill)) == 1
+        return pwrite(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", slowly)
+    spill.write([delivery(0)])
+    assert files_of(spill) == []
+
+
+# --- primary ------------------------------------------------------------------------------------
+
+
+def test_a_configuration_and_all_behind_it_waits_to_be_settled() -> None:
+    mailbox = Mailbox("", 10_000, wants_primary=True)
+    mailbox.put([delivery(0), ConfigurationChanged(configuration(5)), delivery(1)])
+    mailbox.put([delivery(2)])
+    assert mailbox.take() == [delivery(0)]
+    assert mailbox.take() == []
+    assert mailbox.waiting_bytes == 2 * (EVENT_BYTES + 100) + EVENT_BYTES
+    mailbox.settle_primary("4.1", True, "another one")
+    assert mailbox.take() == []
+    mailbox.settle_primary("5.1", True, "all votes")
+    mailbox.settle_primary("5.1", False, "said twice")
+    assert mailbox.take() == [
+        ConfigurationChanged(configuration(5), True, "all votes"),
+        delivery(1),
+        delivery(2),
+    ]
+    assert mailbox.waiting_bytes == 0
+
+
+def test_the_next_configuration_settles_the_one_before() -> None:
+    mailbox = Mailbox("", 10_000, wants_primary=True)
+    transitional = configuration(5, Kind.TRANSITIONAL)
+    mailbox.put([ConfigurationChanged(CONFIGURATION), delivery(0)])
+    mailbox.put([ConfigurationChanged(transitional), delivery(1)])
+    mailbox.put([ConfigurationChanged(configuration(6)), delivery(2)])
+    assert mailbox.take() == [
+        ConfigurationChanged(CONFIGURATION, False, CHANGED_BEFORE),
+        delivery(0),
+        ConfigurationChanged(transitional, False, TRANSITIONAL),
+        delivery(1),
+    ]
+    mailbox.settle_primary("4.1", True, "too late")
+    assert mailbox.take() == []
+    mailbox.settle_primary("6.1", False, "one vote of three")
+    assert mailbox.take() == [
+        ConfigurationChanged(configuration(6), False, "one vote of three"),
+        delivery(2),
+    ]
+
+
+def test_who_did_not_ask_is_not_held_up() -> None:
+    mailbox = Mailbox("", 10_000)
+    mailbox.put([ConfigurationChanged(CONFIGURATION), delivery(0)])
+    assert mailbox.take() == [ConfigurationChanged(CONFIGURATION), delivery(0)]
+    mailbox.settle_primary("4.1", True, "nobody asked")
+    assert mailbox.take() == []
+
+
+@pytest.mark.parametrize("slow", [EVICT, SPILL])
+def test_what_is_held_counts(slow: SlowPolicy) -> None:
+    mailbox = Mailbox("", 5_000, slow=slow, spill_bytes_max=50_000, wants_primary=True)
+    mailbox.put([delivery(0), ConfigurationChanged(CONFIGURATION)])
+    for counter in range(1, 500):
+        mailbox.put([delivery(counter)])
+        assert mailbox.memory_bytes <= 11_000
+    assert mailbox.evicted is not None
+    taken = take_all(mailbox)
+    assert taken[1] == ConfigurationChanged(CONFIGURATION, False, EVICTED_BEFORE)
+    assert counters(taken) == list(range(len(taken) - 1))
+    mailbox.close()
+
+
+def test_what_is_held_on_disk_comes_when_it_is_settled() -> None:
+    mailbox = Mailbox("", 5_000, slow=SPILL, wants_primary=True)
+    for counter in range(100):
+        mailbox.put([delivery(counter)])
+    mailbox.put([ConfigurationChanged(CONFIGURATION)])
+    for counter in range(100, 333):
+        mailbox.put([delivery(counter)])
+    assert counters(take_all(mailbox)) == list(range(100))
+    mailbox.settle_primary("4.1", True, "all votes")
+    taken = take_all(mailbox)
+    assert taken[0] == ConfigurationChanged(CONFIGURATION, True, "all votes")
+    assert counters(taken) == list(range(100, 333))
+    mailbox.close()
+
+
+# --- any order of events ------------------------------------------------------------------------
+
+
+class Run:
+    """A mailbox, and what is to come out of it."""
+
+    def __init__(self, mailbox: Mailbox, wants_primary: bool) -> None:
+        self.mailbox = mailbox
+        self.wants_primary = wants_primary
+        self.expected: list[Event] = []
+        self.unsettled: int | None = None
+        self.surely = 0
+        """So many of the expected ones were put before a put that evicted."""
+        self.taken: list[Event] = []
+        self.numbers = itertools.count()
+
+    def put(self, shape: Sequence[int]) -> None:
+        """Put deliveries with payloads of these sizes; -1 and -2 are configurations."""
+        before = len(self.expected)
+        events: list[Event] = []
+        for size in shape:
+            if size >= 0:
+                event: Event = delivery(next(self.numbers), size)
+                events.append(event)
+                self.expected.append(event)
+                continue
+            kind = Kind.REGULAR if size == -1 else Kind.TRANSITIONAL
+            changed = ConfigurationChanged(configuration(next(self.numbers), kind))
+            events.append(changed)
+            self.settle(False, CHANGED_BEFORE)
+            if self.wants_primary and kind is Kind.REGULAR:
+                self.unsettled = len(self.expected)
+            elif self.wants_primary:
+                changed = ConfigurationChanged(changed.configuration, False, TRANSITIONAL)
+            self.expected.append(changed)
+        evicted = self.mailbox.evicted is not None
+        self.mailbox.put(events)
+        if self.mailbox.evicted is None:
+            self.surely = len(self.expected)
+        elif not evicted:
+            self.surely = before
+
+    def settle(self, primary: bool, reason: str) -> None:
+        """The unsettled configuration will come out as this."""
+        if self.unsettled is not None:
+            event = self.expected[self.unsettled]
+            assert isinstance(event, ConfigurationChanged)
+            self.expected[self.unsettled] = ConfigurationChanged(
+                event.configuration, primary, reason
+            )
+            self.unsettled = None
+
+    def settle_now(self, primary: bool) -> None:
+        if self.unsettled is None:
+            self.mailbox.settle_primary("0.9", primary, "none such")
+            return
+        event = self.expected[self.unsettled]
+        assert isinstance(event, ConfigurationChanged)
+        if self.mailbox.evicted is None:
+            self.settle(primary, "as told")
+        self.mailbox.settle_primary(event.configuration.id, primary, "as told")
+
+    def take(self) -> None:
+        batch = self.mailbox.take()
+        self.taken += batch
+        sizes = [EVENT_BYTES + len(e.payload) if isinstance(e, Delivery) else 200 for e in batch]
+        if self.mailbox.slow is SPILL:
+            # What was in memory, and one piece.
+            assert sum(sizes) <= 3 * self.mailbox.bytes_max + 2 * max(sizes, default=0)
+
+    def check(self) -> None:
+        """All that was taken up to now was to come, in that order."""
+        for position, event in enumerate(self.taken):
+            expected = self.expected[position]
+            if event != expected:
+                assert self.mailbox.evicted is not None
+                assert isinstance(event, ConfigurationChanged)
+                assert isinstance(expected, ConfigurationChanged)
+                assert event.configuration == expected.configuration
+                assert (event.primary, event.reason) == (False, EVICTED_BEFORE)
+
+    def finish(self) -> None:
+        while batch := self.mailbox.take():
+            self.taken += batch
+        self.check()
+        if self.mailbox.evicted is not None:
+            assert len(self.taken) >= self.surely
+            assert self.mailbox.waiting_bytes == 0
+        elif self.unsettled is not None:
+            assert len(self.taken) == self.unsettled
+        else:
+            assert len(self.taken) == len(self.expected)
+            assert self.mailbox.waiting_bytes == self.mailbox.memory_bytes == 0
+            assert self.mailbox.disk_bytes == 0
+        self.mailbox.close()
+
+
+PUT = st.lists(st.one_of(st.integers(-2, 400), st.just(2000)), max_size=12)
+STEP: st.SearchStrategy[Any] = st.one_of(PUT, PUT, st.just("take"), st.booleans())
+
+
+@given(
+    slow=st.sampled_from(SlowPolicy),
+    bytes_max=st.sampled_from([300, 1500, 6000]),
+    spill_bytes_max=st.sampled_from([3000, 10_000, 10**7]),
+    wants_primary=st.booleans(),
+    steps=st.lists(STEP, max_size=40),
+    meanwhile=st.lists(st.integers(0, 3), max_size=20),
+)
+def test_whatever_happens_what_comes_out_is_what_went_in(
+    slow: SlowPolicy,
+    bytes_max: int,
+    spill_bytes_max: int,
+    wants_primary: bool,
+    steps: Sequence[Any],
+    meanwhile: Sequence[int],
+) -> None:
+    """*meanwhile*: how often the loop takes while a piece goes to disk, before and after."""
+    mailbox = Mailbox(
+        "",
+        bytes_max,
+        slow=slow,
+        spill_bytes_max=spill_bytes_max,
+        wants_primary=wants_primary,
+    )
+    run = Run(mailbox, wants_primary)
+    times = itertools.chain(meanwhile, itertools.repeat(0))
+    write = mailbox._spill.write
+
+    def write_meanwhile(events: Sequence[Event]) -> Any:
+        for _ in range(next(times)):
+            run.take()
+        place = write(events)
+        for _ in range(next(times)):
+            run.take()
+        return place
+
+    mailbox._spill.write = write_meanwhile  # type: ignore[method-assign]
+    for step in steps:
+        if step == "take":
+            run.take()
+        elif isinstance(step, bool):
+            run.settle_now(step)
+        else:
+            run.put(step)
+        run.check()
+        assert mailbox.memory_bytes >= 0
+        if slow is SPILL:
+            assert mailbox.memory_bytes <= 2 * bytes_max + 2200
+    run.finish()
+
+
+# --- threads ------------------------------------------------------------------------------------
+
+
+def put_and_take(mailbox: Mailbox, count: int, pause: Callable[[int], None]) -> list[int]:
+    """Put *count* messages in a thread and take them here."""
 
     def put() -> None:
-        for counter in range(count):
-            mailbox.put([delivery(counter, 0)])
+        counter = 0
+        for size in itertools.cycle((1, 7, 300, 40)):
+            if counter >= count:
+                return
+            end = min(counter + size, count)
+            mailbox.put([delivery(number, number % 5000) for number in range(counter, end)])
+            counter = end
 
     thread = threading.Thread(target=put)
     thread.start()
     taken: list[int] = []
-    while len(taken) < count:
-        taken += [event.message.counter for event in mailbox.take() if isinstance(event, Delivery)]
+    ending = time.monotonic() + 60
+    for turn in itertools.count():
+        running = thread.is_alive()
+        evicted = mailbox.evicted is not None
+        batch = counters(mailbox.take())
+        taken += batch
+        if not batch and (evicted or not running):
+            break
+        assert time.monotonic() < ending
+        pause(turn)
     thread.join()
-    assert taken == list(range(count))
-    assert mailbox.waiting_bytes == 0
+    return taken
+
+
+@pytest.mark.parametrize("lag_s", [0, 0.0001, 0.002])
+@pytest.mark.parametrize("slow", [BLOCK, SPILL])
+def test_two_threads_lose_and_repeat_nothing(slow: SlowPolicy, lag_s: float) -> None:
+    mailbox = Mailbox("", 50_000 if slow is SPILL else 10**9, slow=slow)
+    taken = put_and_take(mailbox, 20_000, lambda turn: time.sleep(lag_s * (turn % 2)))
+    assert taken == list(range(20_000))
+    assert mailbox.evicted is None
+    assert mailbox.waiting_bytes == mailbox.memory_bytes == mailbox.disk_bytes == 0
+    mailbox.close()
+
+
+@pytest.mark.parametrize(
+    ("slow", "spill_bytes_max"), [(EVICT, 0), (SPILL, 2_000_000)], ids=["evict", "spill"]
+)
+def test_two_threads_see_a_clean_prefix_and_then_the_eviction(
+    slow: SlowPolicy, spill_bytes_max: int
+) -> None:
+    mailbox = Mailbox("", 50_000, slow=slow, spill_bytes_max=spill_bytes_max)
+    taken = put_and_take(mailbox, 20_000, lambda turn: time.sleep(0.02))
+    assert mailbox.evicted is not None
+    assert 0 < len(taken) < 20_000
+    assert taken == list(range(len(taken)))
+    mailbox.close()
