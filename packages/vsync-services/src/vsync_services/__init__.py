@@ -1,0 +1,1 @@
+"""Services for vsync, one package each: ``quorum`` and ``kv``."""

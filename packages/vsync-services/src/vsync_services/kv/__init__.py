@@ -1,0 +1,1 @@
+"""kv: a map of text to bytes that every node holds a copy of."""
