@@ -40,7 +40,7 @@ from vsync.testing.cluster import SETTLE_S, Line
 from vsync.testing.faults import FAULTS, Running, Step, do
 from vsync.testing.network import Network
 from vsync.testing.simulate import show_line
-from vsync.testing.simulated_node import NodeCluster, SimulatedNode
+from vsync.testing.simulated_node import Life, NodeCluster, SimulatedNode
 from vsync.testing.virtual_loop import SimulationFailed
 from vsync.vocabulary import SlowPolicy
 
@@ -128,7 +128,7 @@ class Simulation(Generic[App]):
         self._primary = primary
         self._start = start
         self._faults = Random(f"faults {seed}")
-        self._applications: dict[int, App] = {}
+        self._applications: dict[int, tuple[Life, App]] = {}
         self._settled_lines = -1
         self.cluster = NodeCluster(
             self._apply,
@@ -142,6 +142,8 @@ class Simulation(Generic[App]):
 
     def __enter__(self) -> Self:
         try:
+            for node in self.cluster.hosts:
+                self.cluster.node_settings(node)  # raises what is wrong with them
             if self._start:
                 self.start()
                 self._begin()
@@ -187,15 +189,16 @@ class Simulation(Generic[App]):
         return self.cluster.lines
 
     def application(self, node: int) -> App:
-        """The application's object on *node*, in the node's present life.
+        """The application's object on *node*, in the node's present life; also when its ``run``
+        has returned.
 
-        Raises MisuseError if none runs there, or if the application is an async function.
+        Raises MisuseError if the node does not run or has no configuration yet, or if the
+        application is an async function.
         """
         self._check_nodes(node)
-        if node not in self._applications:
-            runs = "no application runs" if node in self.nodes else "nothing runs"
-            raise MisuseError(f"{runs} on node {node} at {self.now:.6f} s")
-        made = self._applications[node]
+        life, made = self._applications.get(node, (None, None))
+        if life is None or made is None or life is not self._life(node):
+            raise MisuseError(f"no application has begun on node {node} at {self.now:.6f} s")
         if inspect.iscoroutine(made):
             raise MisuseError(
                 "the application is a function and has no object; make it a class with an "
@@ -205,7 +208,11 @@ class Simulation(Generic[App]):
 
     def applications(self) -> list[App]:
         """The application's objects on all nodes that run it, by node, ascending."""
-        return [self.application(node) for node in sorted(self._applications)]
+        return [
+            self.application(node)
+            for node, (life, _) in sorted(self._applications.items())
+            if life is self._life(node)
+        ]
 
     def node(self, node: int) -> Node:
         """The node itself, in its present life: for further sessions, requests and its status.
@@ -417,7 +424,7 @@ class Simulation(Generic[App]):
         try:
             async with session:
                 made = self._make(session)
-                self._applications[number] = made
+                self._applications[number] = life, made
                 if isinstance(made, Awaitable):
                     await made
                 else:
@@ -427,9 +434,6 @@ class Simulation(Generic[App]):
             if not life.crashed:  # a dead process tells nothing
                 error.add_note(f"raised by the application of node {number} at {self.now:.6f} s")
                 self.cluster.loop.fail(error)
-        finally:
-            if self.cluster.lives[number] is life:
-                self._applications.pop(number, None)
 
     def _do(self, *words: str | int) -> None:
         step = Step(self.now, tuple(map(str, words)))
@@ -473,10 +477,15 @@ class Simulation(Generic[App]):
             if node not in hosts:
                 raise MisuseError(f"there is no node {node}; nodes are 1 to {len(hosts)}")
 
+    def _life(self, number: int) -> Life | None:
+        """The present life of a node; None if it does not run."""
+        running = self.cluster.hosts[number].engine is not None
+        return self.cluster.lives.get(number) if running else None
+
     def _node(self, number: int) -> SimulatedNode:
         self._check_nodes(number)
-        life = self.cluster.lives.get(number)
-        if number not in self.nodes or life is None or life.node is None:
+        life = self._life(number)
+        if life is None or life.node is None:
             raise MisuseError(f"nothing runs on node {number} at {self.now:.6f} s")
         return life.node
 

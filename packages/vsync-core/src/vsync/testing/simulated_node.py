@@ -11,13 +11,14 @@ from random import Random
 from typing import Any, Final, Protocol
 
 import anyio
-from pydantic import BaseModel
+import anyio.lowlevel
+from pydantic import BaseModel, ValidationError
 
 from vsync.api.node import SEND_QUEUE_BYTES, SERVICE_QUEUE_BYTES, Node, NodeServiceSession
 from vsync.api.services import ServiceRunner
 from vsync.engine import Engine
 from vsync.engine.groups import EngineEvent
-from vsync.errors import NodeClosed
+from vsync.errors import MisuseError, NodeClosed
 from vsync.runtime.driver import Driver, Submission
 from vsync.service import Service
 from vsync.settings import NodeSettings, RingSettings
@@ -170,6 +171,7 @@ class SimulatedNode(Node):
         self._driver = self.stepped
         self._cluster = cluster
         self._life = host.life
+        self._kept = host.store.services
         self._process = process
         self._opened_at = cluster.now
         for kind, service_settings in services:
@@ -186,6 +188,15 @@ class SimulatedNode(Node):
 
     async def status(self) -> dict[str, Any]:
         return await super().status() | {"uptime_s": round(self._cluster.now - self._opened_at, 6)}
+
+    def _load_kept(self, service: str) -> bytes | None:
+        return self._kept.get(service)
+
+    async def _keep(self, service: str, data: bytes) -> None:
+        # A disk takes its time, and who crashes meanwhile may have kept it or not.
+        await anyio.sleep(self._cluster.latency_s())
+        self._kept[service] = data
+        await anyio.sleep(self._cluster.latency_s())
 
     def _notified(self) -> None:
         self._process.call_later(self._cluster.latency_s(), self._notice)
@@ -305,8 +316,16 @@ class NodeCluster(Cluster):
     def node_settings(
         self, node: int
     ) -> tuple[NodeSettings, Sequence[tuple[type[Service], BaseModel]]]:
-        """What a node is opened with."""
+        """What a node is opened with. Raises MisuseError for settings that a service refuses."""
         chosen = self._services(node)
+        services = []
+        for kind, given in chosen.items():
+            try:
+                services.append((kind, kind.SETTINGS.model_validate(dict(given))))
+            except ValidationError as error:
+                raise MisuseError(
+                    f"the settings of service {kind.NAME} on node {node} cannot be: {error}"
+                ) from None
         settings = NodeSettings.model_validate(
             {
                 "node": {"id": node, "synchronize_s": self._synchronize_s},
@@ -314,9 +333,7 @@ class NodeCluster(Cluster):
                 "service": {kind.NAME: dict(given) for kind, given in chosen.items()},
             }
         )
-        return settings, [
-            (kind, kind.SETTINGS.model_validate(dict(given))) for kind, given in chosen.items()
-        ]
+        return settings, services
 
     def latency_s(self) -> float:
         """How long an application takes to notice something."""
