@@ -28,7 +28,7 @@ from vsync import (
     Priority,
     ServiceFailed,
 )
-from vsync.vocabulary import GroupKey
+from vsync.service import service_group
 
 pytestmark = pytest.mark.anyio
 
@@ -259,19 +259,32 @@ async def test_a_service_that_fails_leaves_its_group_as_one_that_died(
     working = Counter.deliver
     monkeypatch.setattr(Counter, "deliver", fail)
     async with serving(tmp_path, 2, "counter") as (one, two), two.session() as session:
-        await session.join(GroupKey.from_name("vsync.service.counter"))
+        group = service_group("counter")
+        with pytest.raises(vsync.MisuseError, match="ask the service with request"):
+            await session.join(group)
+        with pytest.raises(vsync.MisuseError, match="ask the service with request"):
+            await session.send(b"5", group)
         await two.request("counter", b"5")
         with anyio.fail_after(PATIENCE_S):
-            while True:
-                event = await session.receive()
-                if isinstance(event, GroupChanged) and event.left:
-                    break
-        assert [(move.member.node, move.cause.value) for move in event.left] == [
-            (1, "process died")
-        ]
+            while [member.node for member in two.group_members()[group]] != [2]:
+                await anyio.sleep(0.01)
         assert "RuntimeError: no fives" in (await one.status())["services"]["counter"]["failed"]
         await until_count(two, 5)
-        await session.send(b"on", "g")
+        await session.join("g")
+        await session.send(b"on")
+        await deliveries(session, 1)
+
+
+async def test_what_a_service_keeps_outlives_its_node(tmp_path: Path) -> None:
+    async with serving(tmp_path, 1, "counter") as (node,):
+        context = Counter.all[-1].context
+        assert context.load() is None
+        await context.save(b"first")
+        await context.save(b"second")
+        with pytest.raises(vsync.MisuseError, match="65536 are possible"):
+            await context.save(bytes(2**16 + 1))
+    async with serving(tmp_path, 1, "counter", network=node.settings.ring.name):
+        assert Counter.all[-1].context.load() == b"second"
 
 
 async def test_a_configuration_that_changes_cancels_synchronize_and_begins_it_anew(

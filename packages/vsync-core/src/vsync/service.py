@@ -9,6 +9,7 @@ What a service is told comes in the order of its node's stream, one call at a ti
 made when the one before has returned. ``synchronize`` runs beside them.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
@@ -17,10 +18,22 @@ from pydantic import BaseModel, ConfigDict
 
 from vsync.errors import ServiceFailed
 from vsync.events import Delivery, GroupChanged
-from vsync.vocabulary import Configuration, Guarantee, Member, MessageId, NodeId, Priority
+from vsync.vocabulary import (
+    GROUP_KEY_BYTES,
+    Configuration,
+    GroupKey,
+    Guarantee,
+    Member,
+    MessageId,
+    NodeId,
+    Priority,
+)
 
 SERVICE_API: Final = 1
 """Raised when this interface changes so that older plugins no longer fit."""
+
+SERVICE_GROUPS: Final = b"vsync.service."
+"""What the keys of services' own groups begin with; no session joins them or sends there."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -64,12 +77,31 @@ class ServiceContext(ABC):
         Sessions that asked for it learn of *configuration* only then.
         """
 
+    @property
+    @abstractmethod
+    def decides_primary(self) -> bool:
+        """Whether a service of this node says which configurations are primary."""
+
     @abstractmethod
     async def primary(self, configuration: Configuration) -> tuple[bool, str]:
         """Wait until it is decided whether the regular *configuration* is primary.
 
         That, and the reason. False if the configuration changes before; True where no service of
         this node decides. A service may ask in its own ``synchronize``.
+        """
+
+    @abstractmethod
+    def load(self) -> bytes | None:
+        """What this service kept on this node, in this life of it or an earlier one.
+
+        None if it kept nothing. Raises StateFailed.
+        """
+
+    @abstractmethod
+    async def save(self, data: bytes) -> None:
+        """Keep *data*, at most 64 KiB, in place of what was kept; durable when this returns.
+
+        For what a service must not forget when its node is killed. Raises StateFailed.
         """
 
 
@@ -132,3 +164,11 @@ class Service:
 
     async def close(self) -> None:
         """The node closes; called once, at the end, also after a failure."""
+
+
+def service_group(name: str) -> GroupKey:
+    """The group in which the service *name* talks to itself on other nodes."""
+    encoded, room = name.encode(), GROUP_KEY_BYTES - len(SERVICE_GROUPS)
+    if len(encoded) > room:
+        encoded = hashlib.blake2b(encoded, digest_size=room).digest()
+    return GroupKey((SERVICE_GROUPS + encoded).ljust(GROUP_KEY_BYTES, b"\0"))

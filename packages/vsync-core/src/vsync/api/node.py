@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from vsync.api.services import ServiceRunner, ServiceSession
@@ -323,6 +324,14 @@ class Node:
                 self.id,
             )
 
+    def _load_kept(self, service: str) -> bytes | None:
+        """What a service of this node kept."""
+        return self._store.load_service(service)
+
+    async def _keep(self, service: str, data: bytes) -> None:
+        """Keep something for a service, on disk."""
+        await anyio.to_thread.run_sync(self._store.save_service, service, data)
+
     def _close_sockets(self) -> None:
         self._told.close()
         self._tell.close()
@@ -489,9 +498,19 @@ class NodeServiceSession(NodeSession, ServiceSession):
     def set_primary(self, configuration: Configuration, primary: bool, reason: str) -> None:
         self._node._driver.set_primary(configuration, primary, reason)
 
+    def load(self, service: str) -> bytes | None:
+        return self._node._load_kept(service)
+
+    async def save(self, service: str, data: bytes) -> None:
+        await self._node._keep(service, data)
+
+    @property
+    def decides_primary(self) -> bool:
+        return self._node.decides_primary
+
     async def primary(self, configuration: Configuration) -> tuple[bool, str]:
         node = self._node
-        if not node.decides_primary:
+        if not self.decides_primary:
             return True, "no service of this node decides which configuration is primary"
         while True:
             news = node._news

@@ -18,7 +18,7 @@ from vsync.api.session import Payload, Session
 from vsync.engine.groups import EngineEvent, Settled
 from vsync.errors import MisuseError, PriorityHeld, ServiceFailed, VsyncError
 from vsync.events import ConfigurationChanged, Delivery, GroupChanged
-from vsync.service import Service, ServiceContext
+from vsync.service import Service, ServiceContext, service_group
 from vsync.vocabulary import (
     Configuration,
     GroupKey,
@@ -31,6 +31,9 @@ from vsync.vocabulary import (
 CLOSE_S: Final = 5.0
 """How long a service may take to close."""
 
+KEPT_BYTES_MAX: Final = 2**16
+"""What a service may keep on disk: enough for what it must not forget, too little for data."""
+
 logger = logging.getLogger(__name__)
 
 _synchronizing: ContextVar["ServiceRunner | None"] = ContextVar("_synchronizing", default=None)
@@ -41,6 +44,8 @@ class ServiceSession(Session):
 
     Its stream has ``Settled`` too: all nodes have announced their groups.
     """
+
+    SERVES = True
 
     @abstractmethod
     def begin(self, service: str, group: GroupKey) -> None:
@@ -62,13 +67,21 @@ class ServiceSession(Session):
         """Say whether *configuration* is primary."""
 
     @abstractmethod
+    def load(self, service: str) -> bytes | None:
+        """What the service kept on this node."""
+
+    @abstractmethod
+    async def save(self, service: str, data: bytes) -> None:
+        """Keep *data* for the service, durable when this returns."""
+
+    @property
+    @abstractmethod
+    def decides_primary(self) -> bool:
+        """Whether a service of this node says which configurations are primary."""
+
+    @abstractmethod
     async def primary(self, configuration: Configuration) -> tuple[bool, str]:
         """Wait until it is decided whether *configuration* is primary; that, and the reason."""
-
-
-def service_group(name: str) -> GroupKey:
-    """The group in which the service *name* talks to itself on other nodes."""
-    return GroupKey.from_name(f"vsync.service.{name}")
 
 
 class ServiceRunner:
@@ -260,8 +273,23 @@ class _Context(ServiceContext):
             )
         self._session.set_primary(configuration, primary, reason)
 
+    @property
+    def decides_primary(self) -> bool:
+        return self._session.decides_primary
+
     async def primary(self, configuration: Configuration) -> tuple[bool, str]:
         return await self._session.primary(configuration)
+
+    def load(self) -> bytes | None:
+        return self._session.load(self._runner.kind.NAME)
+
+    async def save(self, data: bytes) -> None:
+        if len(data) > KEPT_BYTES_MAX:
+            raise MisuseError(
+                f"service {self._runner.kind.NAME} keeps {len(data)} bytes; "
+                f"{KEPT_BYTES_MAX} are possible"
+            )
+        await self._session.save(self._runner.kind.NAME, bytes(data))
 
 
 def _sentence(error: BaseException) -> str:

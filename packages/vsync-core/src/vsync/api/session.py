@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Self, TypeAlias
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeAlias
 
 import anyio.lowlevel
 
 from vsync.errors import MisuseError
 from vsync.events import Event
-from vsync.service import Buffer
+from vsync.service import SERVICE_GROUPS, Buffer
 from vsync.vocabulary import (
     GROUPS_PER_MESSAGE_MAX,
     GroupKey,
@@ -67,6 +67,9 @@ class Session(ABC):
     once the session has been evicted and what was there before has been taken.
     """
 
+    SERVES: ClassVar[bool] = False
+    """Whether it belongs to a service; only those use services' groups."""
+
     def __init__(self) -> None:
         self._joined: dict[GroupKey, bool] = {}
         self._joining = anyio.Lock()
@@ -90,6 +93,7 @@ class Session(ABC):
         already; the others are joined all the same.
         """
         keys = dict.fromkeys(map(group_key, groups))
+        self._check_services(keys)
         async with self._joining:
             new = [key for key in keys if key not in self._joined]
             if new:
@@ -155,8 +159,16 @@ class Session(ABC):
         keys = self._destination(groups)
         self._send_nowait(keys, payload_bytes(payload), Guarantee(guarantee), Priority(priority))
 
+    def _check_services(self, groups: Iterable[GroupKey]) -> None:
+        for group in groups:
+            if group.key.startswith(SERVICE_GROUPS) and not self.SERVES:
+                raise MisuseError(
+                    f"group {group} is a service's own; ask the service with request()"
+                )
+
     def _destination(self, groups: Sequence[GroupName]) -> tuple[GroupKey, ...]:
         keys = tuple(dict.fromkeys(map(group_key, groups))) or self.joined
+        self._check_services(keys)
         if not 1 <= len(keys) <= GROUPS_PER_MESSAGE_MAX:
             raise MisuseError(
                 f"a message goes to 1 to {GROUPS_PER_MESSAGE_MAX} groups, not {len(keys)}; "

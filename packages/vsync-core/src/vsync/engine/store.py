@@ -22,6 +22,8 @@ class MemoryStore:
 
     def __init__(self, ring_seq: int = 0) -> None:
         self.ring_seq = ring_seq
+        self.services: dict[str, bytes] = {}
+        """What services of the node kept, by name."""
 
     def load(self) -> int:
         """The highest number ever saved."""

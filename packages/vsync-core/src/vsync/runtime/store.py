@@ -13,6 +13,7 @@ import re
 import time
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from vsync.errors import StateFailed
 from vsync.vocabulary import NodeId
@@ -131,14 +132,38 @@ class StateStore:
             "(else a ring number might be used twice)"
         )
 
-    def _write(self, ring_seq: int) -> None:
-        aside = self._path.with_name(self._path.name + ".new")
+    def load_service(self, name: str) -> bytes | None:
+        """What the service *name* of this node kept; None if it kept nothing."""
+        path = self._service_path(name)
         try:
-            with open(aside, "w", encoding="ascii") as file:
-                json.dump({"ring_seq": ring_seq, "life": self.life}, file)
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StateFailed(
+                f"cannot read {path}: {error.strerror}; make it readable for this user, or remove "
+                f"it if service {name} may forget what it kept"
+            ) from error
+
+    def save_service(self, name: str, data: bytes) -> None:
+        """Keep *data* for the service *name*, in place of what it kept before; durable at once."""
+        self._replace(self._service_path(name), data)
+
+    def _service_path(self, name: str) -> Path:
+        return self._path.with_name(f"{self._path.name}_service_{quote(name, safe='')}")
+
+    def _write(self, ring_seq: int) -> None:
+        data = json.dumps({"ring_seq": ring_seq, "life": self.life}).encode("ascii")
+        self._replace(self._path, data)
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        aside = path.with_name(path.name + ".new")
+        try:
+            with open(aside, "wb") as file:
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(aside, self._path)
+            os.replace(aside, path)
             directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(directory)
@@ -146,6 +171,6 @@ class StateStore:
                 os.close(directory)
         except OSError as error:
             raise StateFailed(
-                f"cannot write {self._path}: {error.strerror}; the node cannot join rings without "
+                f"cannot write {path}: {error.strerror}; the node cannot join rings without "
                 "it. Free space, or make the directory writable"
             ) from error
