@@ -1,15 +1,18 @@
 """Every transport of ours keeps the contract, and ``fault`` keeps it while it has no faults."""
 
 import itertools
+from typing import Any
 
 import pytest
 
-from tests.transport_udp.ports import unused_port
+from tests.transport_udp.ports import unused_port, unused_ports
 from vsync.testing.contracts import MakeTransport, TransportContract
 from vsync.transports.fault import FaultSettings, TransportFault
 from vsync.transports.memory import MemorySettings, TransportMemory
 from vsync.vocabulary import NodeId
-from vsync_transport_udp.settings import SettingsUDP
+from vsync_transport_udp.fanout import TransportUDPU
+from vsync_transport_udp.interfaces import interface_addresses
+from vsync_transport_udp.settings import SettingsUDP, SettingsUDPU
 from vsync_transport_udp.transport import TransportUDP
 
 numbers = itertools.count(1)
@@ -44,6 +47,45 @@ class TestUDPWithOneReceiverWithoutGRO(TransportContract):
         def make(node: int) -> TransportUDP:
             settings = SettingsUDP(bind="lo", port=port, gro="off" if node == 2 else "auto")
             return TransportUDP(settings, node=NodeId(node))
+
+        return make
+
+
+def listed(**settings: Any) -> MakeTransport:
+    """Make ``udpu`` transports on loopback, of which each has all in its list, itself too."""
+    ports = unused_ports(3)
+    peers = tuple(f"127.0.0.1:{port}" for port in ports)
+
+    def make(node: NodeId) -> TransportUDPU:
+        made = SettingsUDPU(bind="127.0.0.1", port=ports[node - 1], peers=peers, **settings)
+        return TransportUDPU(made, node=node)
+
+    return make
+
+
+class TestUDPU(TransportContract):
+    @pytest.fixture
+    def make_transport(self) -> MakeTransport:
+        return listed()
+
+
+class TestUDPUWithoutOffload(TransportContract):
+    @pytest.fixture
+    def make_transport(self) -> MakeTransport:
+        return listed(gso="off", gro="off")
+
+
+class TestUDPUOverIPv6(TransportContract):
+    @pytest.fixture
+    def make_transport(self) -> MakeTransport:
+        if not any(str(each.address) == "::1" for each in interface_addresses()):
+            pytest.skip("this machine has no ::1, so IPv6 on loopback cannot be tried")
+        ports = unused_ports(3)
+        peers = tuple(f"[::1]:{port}" for port in ports)
+
+        def make(node: NodeId) -> TransportUDPU:
+            settings = SettingsUDPU(bind="::1", port=ports[node - 1], peers=peers)
+            return TransportUDPU(settings, node=node)
 
         return make
 

@@ -2,6 +2,7 @@
 the system for.
 """
 
+import re
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -23,6 +24,12 @@ Offload: TypeAlias = Literal["auto", "off"]
 
 DEFAULT_GROUP_IPV4: Final = "239.192.77.1"  # organisation-local (RFC 2365, section 6.2)
 DEFAULT_GROUP_IPV6: Final = "ff15::77:1"  # transient, site-local (RFC 4291, section 2.7)
+
+HOST_NAME_MAX: Final = 253  # RFC 1035, section 2.3.4, as text
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+
+ADDRESSES_MAX: Final = 256
+"""Entries in ``peers``, and in ``seeds``."""
 
 INTERFACE_NAME_MAX: Final = 15  # IFNAMSIZ - 1, linux/if.h
 
@@ -51,6 +58,36 @@ def parse_bind(text: str) -> Bind:
             '"192.0.2.7", "192.0.2.0/24" and "eth0"'
         )
     return name
+
+
+def parse_peer(text: str, port: int) -> tuple[str, int]:
+    """Read ``HOST:PORT`` or ``HOST``, which has the given *port*. Raises ValueError.
+
+    The host is an address or a name; an IPv6 address stands in brackets.
+    """
+    host, colon, digits = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        host, digits = text, str(port)
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if ":" in bare and bare == host:
+        raise ValueError(
+            f'"{text}": an IPv6 address stands in brackets, as in "[2001:db8::1]:{port}"'
+        )
+    try:
+        address = ip_address(bare)
+    except ValueError:
+        named = 0 < len(bare) <= HOST_NAME_MAX and bare == host and _HOST_NAME.fullmatch(bare)
+        if not named or bare.replace(".", "").isdigit():
+            raise ValueError(
+                f'"{text}" is no address and no name of a host; examples are "192.0.2.7:{port}", '
+                f'"[2001:db8::7]:{port}" and "node7.example:{port}"'
+            ) from None
+    else:
+        if address.is_multicast or address.is_unspecified or bare == "255.255.255.255":
+            raise ValueError(f'"{text}" is not the address of one node')
+    if not digits.isdecimal() or not digits.isascii() or not 1 <= int(digits[:6]) <= 65535:
+        raise ValueError(f'"{text}": the port is a number from 1 to 65535, not "{digits}"')
+    return bare, int(digits)
 
 
 class SettingsBind(Strict):
@@ -164,3 +201,76 @@ class SettingsGroup(SettingsBind):
 class SettingsUDP(SettingsSockets, SettingsGroup):
     """``[transport.udp]``. ``group``, ``port`` and the family of ``bind`` must be the same on
     every node of a ring."""
+
+
+class SettingsPeers(SettingsBind):
+    """Whom to send to, where there is no multicast."""
+
+    port: int = Field(default=5405, ge=1, le=65535)
+    """The UDP port that this node sends from and listens at. Nodes on one machine need different
+    ones."""
+
+    peers: tuple[str, ...] = ()
+    """The nodes of the ring, each as ``HOST:PORT``: an IPv4 address, an IPv6 address in brackets or
+    a name, which is looked up when the node starts; without a port it is this node's. All nodes may
+    have the same list: a node's own address in it is ignored. Everything is sent to every one of
+    these, whether it answers or not."""
+
+    seeds: tuple[str, ...] = ()
+    """A few nodes, written as in ``peers``, from which this one learns of all others. The same two
+    or three on every node are best. With seeds, whoever reaches this port may become a peer and
+    hear the ring: let only the nodes through the firewall. Without, only ``peers`` are sent to."""
+
+    forget_s: float = Field(default=3600.0, ge=10, le=30 * 86_400)
+    """How long a learnt node that fell silent is looked for. It gets the ring's packets again from
+    its first answer on; nodes in ``peers`` and ``seeds`` are looked for always."""
+
+    @property
+    def version(self) -> int:
+        """4 or 6: the version of IP that ``bind``, or else the first address, says; or else 4."""
+        return self._versions()[0][0]
+
+    def _versions(self) -> list[tuple[int, str]]:
+        """The IP versions that are said, and by what."""
+        found: list[tuple[int, str]] = []
+        bind = parse_bind(self.bind)
+        if not isinstance(bind, str):
+            found.append((bind.version, f"bind {self.bind}"))
+        for name in ("peers", "seeds"):
+            for text in getattr(self, name):
+                host, _ = parse_peer(text, self.port)
+                try:
+                    found.append((ip_address(host).version, f'"{text}" in {name}'))
+                except ValueError:
+                    continue  # a name may have addresses of either
+        return found or [(4, "the default")]
+
+    @field_validator("peers", "seeds")
+    @classmethod
+    def _check_addresses(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        if len(given) > ADDRESSES_MAX:
+            raise ValueError(f"these are {len(given)} addresses; {ADDRESSES_MAX} may be named")
+        for text in given:
+            parse_peer(text, 5405)
+        return given
+
+    @model_validator(mode="after")
+    def _check_peers(self) -> "SettingsPeers":
+        if not self.peers and not self.seeds:
+            raise ValueError(
+                "no node is named: name all in peers, or a few in seeds, as in "
+                'peers = ["192.0.2.1:5405", "192.0.2.2:5405", "192.0.2.3:5405"]'
+            )
+        versions = self._versions()
+        for version, said_by in versions:
+            if version != versions[0][0]:
+                raise ValueError(
+                    f"{versions[0][1]} is IPv{versions[0][0]} and {said_by} is IPv{version}; "
+                    "all must be of one family"
+                )
+        return self
+
+
+class SettingsUDPU(SettingsSockets, SettingsPeers):
+    """``[transport.udpu]``. Nodes reach each other if each is in the other's ``peers``, or both
+    find each other through ``seeds``."""

@@ -35,7 +35,7 @@ def open_unicast(
     try:
         if local.version == 6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        opened.bind(_address(local, str(local.address), port))
+        opened.bind(socket_address(local, str(local.address), port))
     except OSError as error:
         opened.close()
         raise _explained(
@@ -62,7 +62,7 @@ def open_multicast(local: InterfaceAddress, group: str, port: int) -> socket.soc
                 opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
         else:
             opened.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
-        opened.bind(_address(local, group, port))
+        opened.bind(socket_address(local, group, port))
         join(opened, local, group)
     except OSError as error:
         opened.close()
@@ -147,9 +147,9 @@ def reaches(local: InterfaceAddress, group: str, port: int) -> bool:
     """Whether the kernel has a way to send to *group* through the interface at this moment."""
     with _socket(local) as trial:
         try:
-            trial.bind(_address(local, str(local.address), 0))
+            trial.bind(socket_address(local, str(local.address), 0))
             send_through(trial, local)
-            trial.connect(_address(local, group, port))
+            trial.connect(socket_address(local, group, port))
         except OSError:
             return False
     return True
@@ -166,7 +166,7 @@ def _socket(local: InterfaceAddress) -> socket.socket:
         ) from error
 
 
-def _address(
+def socket_address(
     local: InterfaceAddress, host: str, port: int
 ) -> tuple[str, int] | tuple[str, int, int, int]:
     """An address as the socket calls take it; the scope matters to link-local ones alone."""
@@ -177,13 +177,6 @@ def _address(
         first[0] == 0xFF and first[1] & 0x0F in (1, 2)  # RFC 4291, section 2.7
     )
     return host, port, 0, local.index if link_local else 0
-
-
-def group_address(
-    local: InterfaceAddress, group: str, port: int
-) -> tuple[str, int] | tuple[str, int, int, int]:
-    """Where multicast packets are sent to."""
-    return _address(local, group, port)
 
 
 def _set_buffer(changed: socket.socket, asked_bytes: int, force: int, plain: int) -> int:

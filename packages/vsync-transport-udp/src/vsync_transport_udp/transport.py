@@ -68,7 +68,7 @@ class TransportUDP(Transport):
             self._multicast = sockets.open_multicast(local, settings.group, settings.port)
             self._local = local
             self._datagrams.attach(local, self._unicast, self._multicast)
-            self._group = sockets.group_address(local, settings.group, settings.port)
+            self._group = sockets.socket_address(local, settings.group, settings.port)
             sockets.send_through(self._unicast, local)
             sockets.set_multicast(self._unicast, ttl=settings.ttl, loop=settings.multicast_loop)
             self._warn(local)
@@ -186,7 +186,7 @@ class TransportUDP(Transport):
                 if found.address == self._local.address and found.usable:
                     sockets.join(self._multicast, found, self._settings.group)
                     sockets.send_through(self._unicast, found)
-                    self._group = sockets.group_address(
+                    self._group = sockets.socket_address(
                         found, self._settings.group, self._settings.port
                     )
                     if found != self._local:
