@@ -58,11 +58,32 @@ UNITS: Final = {
 
 API: Final[Mapping[str, tuple[str, ...]]] = {
     "node": ("open_node", "Node", "connect", "serve"),
-    "session": ("Session",),
-    "events": ("Event", "Delivery", "ConfigurationChanged", "Configuration", "Kind", "RingId"),
-    "words": ("Guarantee", "Priority", "GroupKey", "MessageId", "NodeId"),
+    "session": ("Session", "NodeSession", "SlowPolicy"),
+    "events": (
+        "Event",
+        "Delivery",
+        "ConfigurationChanged",
+        "GroupChanged",
+        "Disconnected",
+        "Configuration",
+        "Kind",
+        "RingId",
+        "Move",
+        "Cause",
+    ),
+    "words": ("Guarantee", "Priority", "GroupKey", "Member", "MessageId", "NodeId"),
     "settings": ("read_settings", "NodeSettings", "NodeSection", "RingSettings", "DaemonSection"),
-    "plugins": ("hookimpl", "Transport", "Packet", "Burst", "Address", "EVERYONE"),
+    "plugins": (
+        "hookimpl",
+        "Transport",
+        "Packet",
+        "Burst",
+        "Address",
+        "EVERYONE",
+        "Service",
+        "ServiceContext",
+        "NoSettings",
+    ),
 }
 """The public names that are no errors, by region of the page."""
 

@@ -66,13 +66,17 @@ def test_the_hooks_page_has_every_hook() -> None:
 def test_the_settings_page_has_every_section() -> None:
     text = (REFERENCE / "settings.md").read_text()
     assert re.findall(r"^## \[(.+)\]$", text, flags=re.MULTILINE) == sorted(
-        SECTIONS, key=lambda name: "node ring transport daemon".index(name.split(".")[0])
+        SECTIONS, key=lambda name: "node ring transport daemon service".index(name.split(".")[0])
     )
 
 
-def test_every_transport_of_this_repository_has_a_section() -> None:
-    ours = {plugin.name for plugin in list_plugins() if plugin.distribution.startswith("vsync-")}
-    assert {f"transport.{name}" for name in ours} <= set(SECTIONS)
+def test_every_transport_and_service_of_this_repository_has_a_section() -> None:
+    ours = {
+        f"{plugin.kind}.{plugin.name}"
+        for plugin in list_plugins()
+        if plugin.distribution.startswith("vsync-") and plugin.kind in ("transport", "service")
+    }
+    assert ours <= set(SECTIONS)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
