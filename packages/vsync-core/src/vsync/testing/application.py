@@ -65,7 +65,7 @@ LINES_SHOWN: Final = 5
 
 LIFE_AND_DEATH: Final = ("start", "crash", "restart", "leave")
 
-App = TypeVar("App")
+App = TypeVar("App", covariant=True)
 Result = TypeVar("Result")
 ServiceKind = TypeVar("ServiceKind", bound=Service)
 Services = Mapping[type[Service], Mapping[str, Any]]
