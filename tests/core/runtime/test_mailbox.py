@@ -7,6 +7,7 @@ import stat
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,10 @@ from vsync.runtime.mailbox import (
     EVICTED_BEFORE,
     PIECE_BYTES,
     TRANSITIONAL,
+    UNWRITTEN_BYTES_MIN,
     Mailbox,
 )
-from vsync.runtime.spill import FILE_BYTES_MIN, Spill, decode, encode
+from vsync.runtime.spill import Spill, Worker, decode, encode
 from vsync.vocabulary import Cause, GroupKey, Guarantee, Member
 
 BLOCK, EVICT, SPILL = SlowPolicy.BLOCK, SlowPolicy.EVICT, SlowPolicy.SPILL
@@ -60,6 +62,14 @@ def delivery(counter: int, size: int = 100) -> Delivery:
 
 def counters(events: Sequence[Event]) -> list[int]:
     return [event.message.counter for event in events if isinstance(event, Delivery)]
+
+
+def written(mailbox: Mailbox) -> None:
+    """Wait until all that was to go to disk has."""
+    ending = time.monotonic() + 30
+    while mailbox._handled_bytes != mailbox._sent_bytes:
+        assert time.monotonic() < ending
+        time.sleep(0.001)
 
 
 def take_all(mailbox: Mailbox) -> list[Event]:
@@ -191,7 +201,9 @@ def test_events_come_back_from_disk_as_they_were() -> None:
 def test_what_does_not_fit_in_memory_goes_to_disk_and_comes_back(spilling: Mailbox) -> None:
     for counter in range(10_000):
         spilling.put([delivery(counter, 1000)])
-        assert spilling.memory_bytes <= 2_000_000 + PIECE_BYTES
+        assert spilling.memory_bytes <= 2_000_000 + PIECE_BYTES + UNWRITTEN_BYTES_MIN
+    written(spilling)
+    assert spilling.memory_bytes <= 2_000_000 + PIECE_BYTES
     assert spilling.disk_bytes > 8_000_000
     taken: list[int] = []
     while batch := spilling.take():
@@ -204,6 +216,7 @@ def test_what_does_not_fit_in_memory_goes_to_disk_and_comes_back(spilling: Mailb
 
 def test_a_batch_larger_than_memory_is_taken_in_pieces(spilling: Mailbox) -> None:
     spilling.put([delivery(counter, 1000) for counter in range(10_000)])
+    written(spilling)
     assert spilling.memory_bytes <= 2_000_000 + PIECE_BYTES
     batches = [counters(batch) for batch in iter(spilling.take, [])]
     assert len(batches) > 5
@@ -220,6 +233,7 @@ def test_small_events_share_a_piece(monkeypatch: pytest.MonkeyPatch, spilling: M
     monkeypatch.setattr(spill_module, "encode", counted)
     for counter in range(50_000):
         spilling.put([delivery(counter, 1)])
+    written(spilling)
     assert 5 <= len(sizes) <= 10
     assert counters(take_all(spilling)) == list(range(50_000))
 
@@ -228,23 +242,31 @@ def test_disk_is_given_back_once_it_was_read(spilling: Mailbox) -> None:
     for _ in range(3):
         for counter in range(20_000):
             spilling.put([delivery(counter, 1000)])
+            if counter % 1000 == 0:
+                written(spilling)
+        written(spilling)
         assert spilling.disk_bytes > 15_000_000
         assert counters(take_all(spilling)) == list(range(20_000))
         assert spilling.disk_bytes == 0
 
 
-def test_a_reader_that_lags_for_ever_needs_no_more_and_more_disk(spilling: Mailbox) -> None:
+def test_a_reader_that_lags_for_ever_needs_no_more_and_more_disk(
+    monkeypatch: pytest.MonkeyPatch, spilling: Mailbox
+) -> None:
     """The disk is never all read here: something always waits on it."""
+    monkeypatch.setattr(spill_module, "FILE_BYTES", 2**22)
     put = taken = 0
     for _ in range(30):
         for _ in range(6000):
             spilling.put([delivery(put, 1000)])
             put += 1
+        written(spilling)
         while put - taken > 10_000:
             for counter in counters(spilling.take()):
                 assert counter == taken
                 taken += 1
-        assert spilling.disk_bytes < 2**25
+        assert spilling.disk_bytes < 2**24 + 2 * 2**22
+        assert len(files_of(spilling._spill)) < 7
         assert put < 10_000 or spilling.disk_bytes > 0
     assert counters(take_all(spilling)) == list(range(taken, put))
 
@@ -256,10 +278,13 @@ def test_beyond_its_limit_it_is_evicted() -> None:
         mailbox.put([delivery(puts, 1000)])
         puts += 1
         assert puts < 200
-    assert "its spill_bytes is 100000; take them sooner" in str(mailbox.evicted)
-    assert 85 < puts < 120
+    assert str(mailbox.evicted) == (
+        "session printer was evicted: it did not take its events in time: 110400 bytes waited, and "
+        "its queue_bytes is 10000, its spill_bytes 100000; take them sooner, or let more go to disk"
+    )
     mailbox.put([delivery(puts, 1000)])
-    assert counters(take_all(mailbox)) == list(range(puts))
+    assert counters(take_all(mailbox)) == list(range(puts - 1))
+    assert mailbox.waiting_bytes == mailbox.memory_bytes == 0
     mailbox.close()
 
 
@@ -267,6 +292,7 @@ def test_a_full_disk_evicts_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> 
     mailbox = Mailbox("printer", 10_000, slow=SPILL)
     for counter in range(20):
         mailbox.put([delivery(counter, 1000)])
+    written(mailbox)
 
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -275,12 +301,13 @@ def test_a_full_disk_evicts_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> 
     count = 20
     while mailbox.evicted is None:
         mailbox.put([delivery(count, 1000)])
+        written(mailbox)
         count += 1
         assert count < 40
     assert "session printer was evicted: its events cannot go to disk" in str(mailbox.evicted)
     assert "No space left on device" in str(mailbox.evicted)
     assert "TMPDIR" in str(mailbox.evicted)
-    assert counters(take_all(mailbox)) == list(range(count))
+    assert counters(take_all(mailbox)) == list(range(count - 1))
     mailbox.close()
 
 
@@ -291,7 +318,70 @@ def test_without_a_directory_it_evicts_with_a_sentence(
     mailbox = Mailbox("printer", 1000, slow=SPILL)
     for counter in range(10):
         mailbox.put([delivery(counter)])
+        written(mailbox)
     assert "No such file or directory" in str(mailbox.evicted)
+    mailbox.close()
+
+
+def test_without_threads_it_evicts_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    mailbox = Mailbox("printer", 1000, slow=SPILL)
+    for counter in range(10):
+        mailbox.put([delivery(counter)])
+    assert "nothing can write its events to disk (can't start new thread)" in str(mailbox.evicted)
+    mailbox.close()
+
+
+def test_a_disk_that_hangs_holds_up_neither_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite, begun, go_on = os.pwrite, threading.Event(), threading.Event()
+
+    def hang(*arguments: Any) -> int:
+        begun.set()
+        go_on.wait(30)
+        return pwrite(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", hang)
+    mailbox = Mailbox("printer", 100_000, slow=SPILL)
+    count = 0
+    while mailbox.evicted is None:
+        mailbox.put([delivery(count, 100_000)])
+        count += 1
+        assert count < 1000
+        assert mailbox.memory_bytes < 2 * UNWRITTEN_BYTES_MIN
+    assert "the disk is too slow" in str(mailbox.evicted)
+    assert begun.wait(30)
+    assert counters(take_all(mailbox)) == list(range(count - 1))
+    mailbox.close()
+    assert len(files_of(mailbox._spill)) == 1
+    go_on.set()
+    ending = time.monotonic() + 30
+    while files_of(mailbox._spill):
+        assert time.monotonic() < ending
+        time.sleep(0.001)
+
+
+def test_what_is_taken_while_it_is_written_leaves_no_trace_on_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pwrite, begun, go_on = os.pwrite, threading.Event(), threading.Event()
+
+    def hang(*arguments: Any) -> int:
+        begun.set()
+        go_on.wait(30)
+        return pwrite(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", hang)
+    mailbox = Mailbox("printer", 1000, slow=SPILL)
+    for counter in range(10):
+        mailbox.put([delivery(counter)])
+    assert begun.wait(30)
+    assert counters(mailbox.take()) == list(range(10))
+    go_on.set()
+    written(mailbox)
+    assert mailbox.disk_bytes == mailbox.memory_bytes == 0
     mailbox.close()
 
 
@@ -300,6 +390,7 @@ def test_a_disk_that_cannot_be_read_gives_a_clean_prefix(
 ) -> None:
     for counter in range(10_000):
         spilling.put([delivery(counter, 1000)])
+    written(spilling)
     taken = counters(spilling.take())
     monkeypatch.setattr(os, "pread", lambda *_: b"")
     assert spilling.take() == []
@@ -307,6 +398,29 @@ def test_a_disk_that_cannot_be_read_gives_a_clean_prefix(
     spilling.put([delivery(10_000)])
     assert spilling.take() == []
     assert taken == list(range(len(taken)))
+
+
+def test_its_thread_is_there_only_while_it_is_needed() -> None:
+    def threads() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if "spill tailor" in thread.name]
+
+    mailbox = Mailbox("tailor", 1000, slow=SPILL)
+    for counter in range(3):
+        mailbox.put([delivery(counter)])
+    assert threads() == []
+    for counter in range(3, 20):
+        mailbox.put([delivery(counter)])
+    (thread,) = threads()
+    mailbox.close()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_a_closed_worker_takes_nothing() -> None:
+    worker: Worker[int] = Worker("idle", print)
+    worker.close()
+    worker.submit(1)
+    assert not [thread for thread in threading.enumerate() if thread.name == "idle"]
 
 
 def files_of(spill: Spill) -> list[int]:
@@ -323,6 +437,7 @@ def test_its_file_is_nobody_elses_and_made_only_when_needed(
     assert files_of(mailbox._spill) == []
     for counter in range(3, 20):
         mailbox.put([delivery(counter)])
+    written(mailbox)
     (descriptor,) = files_of(mailbox._spill)
     status = os.fstat(descriptor)
     assert stat.S_IMODE(status.st_mode) == 0o600
@@ -335,23 +450,26 @@ def test_its_file_is_nobody_elses_and_made_only_when_needed(
         os.fstat(descriptor)
 
 
-def test_files_are_closed_when_they_were_read() -> None:
-    spill = Spill(16 * FILE_BYTES_MIN)
+def test_files_are_closed_when_they_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill_module, "FILE_BYTES", 2**20)
+    spill = Spill()
     pieces = [spill.write([delivery(counter, 2**19)]) for counter in range(10)]
     assert len(files_of(spill)) == 5
-    for left, piece in enumerate(pieces, 1):
-        assert piece is not None
-        assert counters(spill.read(piece)) == [left - 1]
+    assert spill.disk_bytes > 10 * 2**19
+    for counter, piece in enumerate(pieces[:-1]):
+        assert counters(spill.read(piece)) == [counter]
+    spill.forget(pieces[-1])
     assert len(files_of(spill)) == 1
-    assert spill.disk_bytes == spill.waiting_bytes == 0
+    assert spill.disk_bytes == 0
     spill.close()
     assert files_of(spill) == []
+    spill.forget(pieces[-1])
 
 
 def test_closing_while_a_piece_is_written_closes_right_after(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    spill = Spill(2**20)
+    spill = Spill()
     pwrite = os.pwrite
 
     def slowly(*arguments: Any) -> int:
@@ -421,6 +539,7 @@ def test_what_is_held_counts(slow: SlowPolicy) -> None:
     mailbox.put([delivery(0), ConfigurationChanged(CONFIGURATION)])
     for counter in range(1, 500):
         mailbox.put([delivery(counter)])
+        written(mailbox)
         assert mailbox.memory_bytes <= 11_000
     assert mailbox.evicted is not None
     taken = take_all(mailbox)
@@ -447,11 +566,31 @@ def test_what_is_held_on_disk_comes_when_it_is_settled() -> None:
 # --- any order of events ------------------------------------------------------------------------
 
 
+class Steps:
+    """A worker that does a job when it is told to."""
+
+    def __init__(self, work: Callable[[Any], None]) -> None:
+        self._work = work
+        self._jobs: deque[Any] = deque()
+
+    def submit(self, job: Any) -> None:
+        self._jobs.append(job)
+
+    def close(self) -> None:
+        self._jobs.clear()
+
+    def step(self) -> None:
+        if self._jobs:
+            self._work(self._jobs.popleft())
+
+
 class Run:
     """A mailbox, and what is to come out of it."""
 
     def __init__(self, mailbox: Mailbox, wants_primary: bool) -> None:
         self.mailbox = mailbox
+        self.worker = Steps(mailbox._write)
+        self.mailbox._writer = self.worker  # type: ignore[assignment]
         self.wants_primary = wants_primary
         self.expected: list[Event] = []
         self.unsettled: int | None = None
@@ -507,12 +646,13 @@ class Run:
         self.mailbox.settle_primary(event.configuration.id, primary, "as told")
 
     def take(self) -> None:
+        in_memory = self.mailbox.memory_bytes
         batch = self.mailbox.take()
         self.taken += batch
         sizes = [EVENT_BYTES + len(e.payload) if isinstance(e, Delivery) else 200 for e in batch]
-        if self.mailbox.slow is SPILL:
-            # What was in memory, and one piece.
-            assert sum(sizes) <= 3 * self.mailbox.bytes_max + 2 * max(sizes, default=0)
+        # What was in memory, and a piece from disk: the pieces are not larger than this.
+        piece = self.mailbox.bytes_max + 2200
+        assert sum(sizes) <= in_memory + self.mailbox.bytes_max + piece
 
     def check(self) -> None:
         """All that was taken up to now was to come, in that order."""
@@ -542,7 +682,7 @@ class Run:
 
 
 PUT = st.lists(st.one_of(st.integers(-2, 400), st.just(2000)), max_size=12)
-STEP: st.SearchStrategy[Any] = st.one_of(PUT, PUT, st.just("take"), st.booleans())
+STEP: st.SearchStrategy[Any] = st.one_of(PUT, PUT, st.just("take"), st.just("write"), st.booleans())
 
 
 @given(
@@ -551,7 +691,7 @@ STEP: st.SearchStrategy[Any] = st.one_of(PUT, PUT, st.just("take"), st.booleans(
     spill_bytes_max=st.sampled_from([3000, 10_000, 10**7]),
     wants_primary=st.booleans(),
     steps=st.lists(STEP, max_size=40),
-    meanwhile=st.lists(st.integers(0, 3), max_size=20),
+    meanwhile=st.lists(st.one_of(st.just("take"), PUT), max_size=20),
 )
 def test_whatever_happens_what_comes_out_is_what_went_in(
     slow: SlowPolicy,
@@ -559,9 +699,9 @@ def test_whatever_happens_what_comes_out_is_what_went_in(
     spill_bytes_max: int,
     wants_primary: bool,
     steps: Sequence[Any],
-    meanwhile: Sequence[int],
+    meanwhile: Sequence[Any],
 ) -> None:
-    """*meanwhile*: how often the loop takes while a piece goes to disk, before and after."""
+    """*meanwhile*: what is done while a piece goes to disk."""
     mailbox = Mailbox(
         "",
         bytes_max,
@@ -570,29 +710,30 @@ def test_whatever_happens_what_comes_out_is_what_went_in(
         wants_primary=wants_primary,
     )
     run = Run(mailbox, wants_primary)
-    times = itertools.chain(meanwhile, itertools.repeat(0))
+    todo = iter(meanwhile)
     write = mailbox._spill.write
 
     def write_meanwhile(events: Sequence[Event]) -> Any:
-        for _ in range(next(times)):
-            run.take()
         place = write(events)
-        for _ in range(next(times)):
-            run.take()
+        for step in itertools.islice(todo, 2):
+            if step == "take":
+                run.take()
+            else:
+                run.put(step)
         return place
 
     mailbox._spill.write = write_meanwhile  # type: ignore[method-assign]
     for step in steps:
         if step == "take":
             run.take()
+        elif step == "write":
+            run.worker.step()
         elif isinstance(step, bool):
             run.settle_now(step)
         else:
             run.put(step)
         run.check()
-        assert mailbox.memory_bytes >= 0
-        if slow is SPILL:
-            assert mailbox.memory_bytes <= 2 * bytes_max + 2200
+        assert 0 <= mailbox.memory_bytes <= mailbox.waiting_bytes
     run.finish()
 
 
@@ -610,6 +751,8 @@ def put_and_take(mailbox: Mailbox, count: int, pause: Callable[[int], None]) -> 
             end = min(counter + size, count)
             mailbox.put([delivery(number, number % 5000) for number in range(counter, end)])
             counter = end
+            while mailbox._sent_bytes - mailbox._handled_bytes > UNWRITTEN_BYTES_MIN // 2:
+                time.sleep(0.0001)  # no ring is as fast as this thread
 
     thread = threading.Thread(target=put)
     thread.start()
@@ -635,6 +778,7 @@ def test_two_threads_lose_and_repeat_nothing(slow: SlowPolicy, lag_s: float) -> 
     taken = put_and_take(mailbox, 20_000, lambda turn: time.sleep(lag_s * (turn % 2)))
     assert taken == list(range(20_000))
     assert mailbox.evicted is None
+    written(mailbox)
     assert mailbox.waiting_bytes == mailbox.memory_bytes == mailbox.disk_bytes == 0
     mailbox.close()
 

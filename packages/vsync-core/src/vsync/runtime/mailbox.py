@@ -1,17 +1,18 @@
 """Mailbox: one session's events on their way from the ring's thread to the caller's event loop.
 
 The ring's thread puts, the loop takes; neither waits for the other. What was put and what was taken
-are counted apart, each by one side only, so no lock is needed. There is one queue, and so one
-order: what is on disk has its place in it as what is in memory.
+are counted apart, each by one side only, so no lock is needed but where events go to disk, and none
+is held while they do. There is one queue, and so one order: what is on disk has its place in it as
+what is in memory.
 """
 
 import threading
 from collections import deque
-from typing import Final, TypeAlias
+from typing import Final
 
 from vsync.errors import Evicted
 from vsync.events import ConfigurationChanged, Delivery, Event
-from vsync.runtime.spill import Piece, Spill
+from vsync.runtime.spill import Piece, Spill, Worker
 from vsync.vocabulary import Kind, SlowPolicy
 
 EVENT_BYTES: Final = 200
@@ -23,19 +24,33 @@ SPILL_BYTES_MAX: Final = 2**30
 PIECE_BYTES: Final = 2**20
 """How much goes to disk at a time, and is read back at a time."""
 
+UNWRITTEN_BYTES_MIN: Final = 16 * 2**20
+"""So much may be on its way to disk at least; as much as in memory, if that is more."""
+
 CHANGED_BEFORE: Final = "the configuration changed before it was settled"
 TRANSITIONAL: Final = "a transitional configuration is never primary"
 EVICTED_BEFORE: Final = "the session was evicted before it was settled"
 
-_Batch: TypeAlias = tuple[list[Event] | Piece, int]
-"""Events, or where they are on disk; and what they count."""
+
+class _Batch:
+    """Events that were put, or where they are on disk; and what they count."""
+
+    __slots__ = ("events", "piece", "size", "taken")
+
+    def __init__(self, events: list[Event], size: int) -> None:
+        self.events: list[Event] | None = events
+        self.size = size
+        self.piece: Piece | None = None
+        self.taken = False
 
 
 class Mailbox:
-    """Events of one session that wait to be taken: *bytes_max* in memory, and one batch more.
+    """Events of one session that wait to be taken.
 
-    What happens beyond that, *slow* says: the ring is asked to wait (BLOCK), the session is evicted
-    (EVICT), or up to *spill_bytes_max* go to disk, and only then it is evicted (SPILL).
+    Up to *bytes_max* wait in memory. What happens beyond that, *slow* says: the ring is asked to
+    wait (BLOCK), the session is evicted (EVICT), or up to *spill_bytes_max* go to disk, and only
+    then it is evicted (SPILL). The batch that goes beyond a bound is still taken in, since a reader
+    can do nothing about its size.
 
     With *wants_primary*, a regular configuration and all behind it is held back until
     ``settle_primary`` says whether it is primary. What is held counts as what waits.
@@ -62,20 +77,27 @@ class Mailbox:
         self._unsettled: ConfigurationChanged | None = None
         self._held: list[_Batch] = []
         """What came behind the unsettled configuration; the ring's thread's alone."""
-        self._spill = Spill(spill_bytes_max)
-        self._piece_bytes = min(PIECE_BYTES, bytes_max)
-        self._tail: list[Event] = []
-        """Behind all batches: what is being gathered to go to disk in one piece. It may be taken
-        before it does, hence the lock, which the two sides need for nothing else."""
-        self._tail_bytes = 0
-        self._tail_lock = threading.Lock()
         self._over = False
         """Nothing is given any more."""
         self._put_bytes = 0
         self._taken_bytes = 0
-        # Of those, what is in memory.
-        self._kept_bytes = 0
-        self._given_bytes = 0
+
+        # Only for SPILL; the lock guards what goes to disk from being taken while it does.
+        self.spill_bytes_max = spill_bytes_max
+        self._lock = threading.Lock()
+        self._tail: list[Event] = []
+        """Behind all batches: what is being gathered to go to disk in one piece."""
+        self._tail_bytes = 0
+        self._piece_bytes = min(PIECE_BYTES, bytes_max)
+        self._spill = Spill()
+        self._writer = Worker(f"vsync spill {name}", self._write)
+        self._refusal = ""
+        """Why nothing more can go to disk; the writing thread's."""
+        # Each written by one thread: the ring's, the writing one, and for what is read the loop.
+        self._sent_bytes = 0
+        self._handled_bytes = 0
+        self._on_disk_bytes = 0
+        self._read_bytes = 0
 
     @property
     def waiting_bytes(self) -> int:
@@ -85,7 +107,7 @@ class Mailbox:
     @property
     def memory_bytes(self) -> int:
         """Bytes put and not taken, in memory."""
-        return self._kept_bytes - self._given_bytes
+        return self.waiting_bytes - (self._on_disk_bytes - self._read_bytes)
 
     @property
     def disk_bytes(self) -> int:
@@ -108,16 +130,40 @@ class Mailbox:
         """Add a batch. Look at ``evicted`` afterwards; once it is set, nothing is added."""
         if self.evicted is not None or self._over:
             return
-        if self.slow is SlowPolicy.EVICT and self.memory_bytes > self.bytes_max:
-            self._evict(
-                f"it did not take its events in time: {self.memory_bytes} bytes waited, and its "
-                f"queue_bytes is {self.bytes_max}; take them sooner, let more wait, or choose "
-                "another policy for slow readers (block, spill)"
-            )
+        reason = self._reason_to_evict() if self.slow is not SlowPolicy.BLOCK else ""
+        if reason:
+            self._release(False, EVICTED_BEFORE)
+            self.evicted = Evicted(f"session {self.name} was evicted: {reason}")
         elif self._wants_primary:
             self._put_holding(events)
         else:
             self._add(events)
+
+    def _reason_to_evict(self) -> str:
+        """Why there must not be more, as part of a sentence."""
+        if self.slow is SlowPolicy.EVICT:
+            if self.waiting_bytes > self.bytes_max:
+                return (
+                    f"it did not take its events in time: {self.waiting_bytes} bytes waited, and "
+                    f"its queue_bytes is {self.bytes_max}; take them sooner, let more wait, or "
+                    "choose another policy for slow readers (block, spill)"
+                )
+            return ""
+        if self._refusal:
+            return self._refusal
+        if self.waiting_bytes > self.bytes_max + self.spill_bytes_max:
+            return (
+                f"it did not take its events in time: {self.waiting_bytes} bytes waited, and its "
+                f"queue_bytes is {self.bytes_max}, its spill_bytes {self.spill_bytes_max}; take "
+                "them sooner, or let more go to disk"
+            )
+        unwritten = self._sent_bytes - self._handled_bytes
+        if unwritten > max(self.bytes_max, UNWRITTEN_BYTES_MIN):
+            return (
+                f"it did not take its events in time, and the disk is too slow: {unwritten} bytes "
+                "are still to be written; name a directory on a faster disk in TMPDIR"
+            )
+        return ""
 
     def settle_primary(self, configuration_id: str, primary: bool, reason: str) -> None:
         """Say whether a configuration is primary, and why; let go of it and of all behind it.
@@ -143,11 +189,10 @@ class Mailbox:
         self._add(events[first:])
 
     def _hold(self, configuration: ConfigurationChanged) -> None:
-        if self.evicted is None:
-            self._close_tail()
-            self._count(EVENT_BYTES)
-            with self._tail_lock:
-                self._unsettled = configuration
+        self._close_tail()
+        self._put_bytes += EVENT_BYTES
+        with self._lock:
+            self._unsettled = configuration
 
     def _release(self, primary: bool, reason: str) -> None:
         """Give what is held to the taker."""
@@ -155,15 +200,15 @@ class Mailbox:
         if unsettled is None:
             return
         settled = ConfigurationChanged(unsettled.configuration, primary, reason)
-        with self._tail_lock:  # the tail may be taken when all before it can
-            self._batches.append(([settled], EVENT_BYTES))
+        with self._lock:  # what is behind may be taken when all before it can
+            self._batches.append(_Batch([settled], EVENT_BYTES))
             self._batches.extend(self._held)
             self._unsettled = None
         self._held = []
 
     def _add(self, events: list[Event]) -> None:
         """Add a batch to what waits, or to what is held."""
-        if not events or self.evicted is not None:
+        if not events:
             return
         size = sum(
             EVENT_BYTES + (len(event.payload) if type(event) is Delivery else 0) for event in events
@@ -173,8 +218,8 @@ class Mailbox:
         ):
             self._add_to_tail(events)
         else:
-            self._count(size)
-            self._append((events, size))
+            self._put_bytes += size
+            self._append(_Batch(events, size))
 
     def _append(self, batch: _Batch) -> None:
         if self._unsettled is None:
@@ -182,60 +227,60 @@ class Mailbox:
         else:
             self._held.append(batch)
 
-    def _count(self, size: int) -> None:
-        self._put_bytes += size
-        self._kept_bytes += size
-
     def _add_to_tail(self, events: list[Event]) -> None:
         first = size = 0
         for end, event in enumerate(events, 1):
             size += EVENT_BYTES + (len(event.payload) if type(event) is Delivery else 0)
             if end < len(events) and self._tail_bytes + size < self._piece_bytes:
                 continue
-            self._count(size)
-            with self._tail_lock:
+            self._put_bytes += size
+            with self._lock:
                 self._tail += events[first:end]
                 self._tail_bytes += size
                 filled = self._tail_bytes >= self._piece_bytes
             first, size = end, 0
             if filled:
                 self._close_tail()
-                if self.evicted is not None:
-                    return
 
     def _close_tail(self) -> None:
-        """Make the tail a batch: in memory if there is room by now, else on disk."""
-        with self._tail_lock:
+        """Make the tail a batch, which goes to disk unless there is room in memory by now."""
+        with self._lock:
             events, size = self._tail, self._tail_bytes
             self._tail, self._tail_bytes = [], 0
         if not events:
             return
-        if self.memory_bytes <= self.bytes_max:
-            self._append((events, size))
-            return
+        batch = _Batch(events, size)
+        self._append(batch)
+        if self.memory_bytes > self.bytes_max:
+            self._sent_bytes += size
+            try:
+                self._writer.submit(batch)
+            except RuntimeError as error:
+                self._refusal = f"nothing can write its events to disk ({error})"
+
+    # --- the writing thread ---------------------------------------------------------------------
+
+    def _write(self, batch: _Batch) -> None:
+        """Bring *batch* to disk, unless it was taken by then."""
+        events = batch.events
+        assert events is not None
         try:
-            place = self._spill.write(events)
+            if not (batch.taken or self._refusal or self._over):
+                self._put_on_disk(batch, self._spill.write(events))
         except OSError as error:
-            refusal = (
+            self._refusal = (
                 f"its events cannot go to disk ({error}); make room in the directory for temporary "
                 "files, or name one that has room in TMPDIR"
             )
-        else:
-            if place is not None:
-                self._kept_bytes -= size
-                self._append((place, size))
-                return
-            refusal = (
-                f"it did not take its events in time: {self._spill.waiting_bytes} bytes of them "
-                f"are on disk, and its spill_bytes is {self._spill.bytes_max}; take them sooner, "
-                "or let more go to disk"
-            )
-        self._append((events, size))
-        self._evict(refusal)
+        self._handled_bytes += batch.size
 
-    def _evict(self, reason: str) -> None:
-        self._release(False, EVICTED_BEFORE)
-        self.evicted = Evicted(f"session {self.name} was evicted: {reason}")
+    def _put_on_disk(self, batch: _Batch, piece: Piece) -> None:
+        with self._lock:
+            if not batch.taken:
+                batch.events, batch.piece = None, piece
+                self._on_disk_bytes += batch.size
+                return
+        self._spill.forget(piece)
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -247,35 +292,34 @@ class Mailbox:
         taken: list[Event] = []
         taken_bytes = 0
         while not self._over:
-            if not self._batches:
-                if not (self._tail and self._release_tail()):
-                    break
-                continue
-            events, size = self._batches[0]
-            if type(events) is Piece:
-                if taken and taken_bytes + size > self.bytes_max:
-                    break
+            if not self._batches and not (self._tail and self._release_tail()):
+                break
+            batch = self._batches[0]
+            if batch.piece is not None and taken and taken_bytes + batch.size > self.bytes_max:
+                break
+            if self.slow is SlowPolicy.SPILL:
+                with self._lock:
+                    batch.taken = True
+            if batch.piece is not None:
                 try:
-                    taken += self._spill.read(events)
+                    taken += self._spill.read(batch.piece)
                 except OSError as error:
                     self._give_up(error)
                     break
+                self._read_bytes += batch.size
             else:
-                assert type(events) is list
-                taken += events
-                self._given_bytes += size
+                assert batch.events is not None
+                taken += batch.events
             self._batches.popleft()
-            self._taken_bytes += size
-            taken_bytes += size
+            self._taken_bytes += batch.size
+            taken_bytes += batch.size
         return taken
 
     def _release_tail(self) -> bool:
-        """Make the tail a batch before it goes to disk, if all before it was taken."""
-        with self._tail_lock:
-            if self._batches or self._unsettled is not None:
-                return bool(self._batches)
-            if self._tail:
-                self._batches.append((self._tail, self._tail_bytes))
+        """Make the tail a batch before it goes to disk; False if there is none to take."""
+        with self._lock:
+            if self._tail and self._unsettled is None:
+                self._batches.append(_Batch(self._tail, self._tail_bytes))
                 self._tail, self._tail_bytes = [], 0
             return bool(self._batches)
 
@@ -290,4 +334,5 @@ class Mailbox:
         """Let go of everything; nothing can be taken or put any more."""
         self._over = True
         self._batches.clear()
+        self._writer.close()
         self._spill.close()

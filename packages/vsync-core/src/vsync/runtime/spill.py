@@ -1,26 +1,26 @@
 """Spill: events of one session that wait on disk, since its program is too slow for its memory.
 
-The ring's thread writes, the loop reads, each piece once and in the order in which it was written.
-The files have no name: nobody else can open them, and they are gone with the process, however it
-ends. A file that was read to its end gives its room back, so a reader that lags for ever but no
-further takes no more and more of the disk.
+A thread of its own writes, since a disk may let one wait for longer than a ring does; the loop
+reads. The files have no name: nobody else can open them, and they are gone with the process,
+however it ends. A file of which all was read gives its room back, so a reader that lags for ever,
+but no further, takes no more and more of the disk.
 """
 
 import os
 import pickle
+import queue
 import tempfile
 import threading
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from vsync.events import Delivery, Event
 from vsync.vocabulary import MessageId
 
-FILES: Final = 16
-"""About into how many files the most that may wait is divided."""
+FILE_BYTES: Final = 32 * 2**20
+"""How much goes to a file before the next is made: what is given back at a time."""
 
-FILE_BYTES_MIN: Final = 2**20
-"""Smaller files are not worth their making."""
+Job = TypeVar("Job")
 
 
 class _File:
@@ -48,59 +48,46 @@ class Piece(NamedTuple):
 
 
 class Spill:
-    """What waits on disk, *bytes_max* at most; its files are made when they are needed.
+    """What waits on disk; its files are made when they are needed.
 
-    ``write`` is for the ring's thread, all else for the loop.
+    ``write`` and ``forget`` are for the writing thread, all else for the loop.
     """
 
-    def __init__(self, bytes_max: int) -> None:
-        self.bytes_max = bytes_max
-        self._file_bytes = max(FILE_BYTES_MIN, bytes_max // FILES)
+    def __init__(self) -> None:
         # Held for counting, never for reading and writing.
         self._lock = threading.Lock()
         self._files: set[_File] = set()
         self._current: _File | None = None
         self._writing = False
         self._closed = False
-        self._written_bytes = 0
-        self._read_bytes = 0
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes written and not read."""
-        return self._written_bytes - self._read_bytes
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes of disk in use: what waits, and up to two files' parts that were read."""
+        """Bytes of disk in use: what waits, and what was read of files that are not read yet."""
         with self._lock:
             return sum(file.end for file in self._files)
 
-    def write(self, events: Sequence[Event]) -> Piece | None:
-        """Append *events* as one piece; None if there is no room for it below the limit.
+    def write(self, events: Sequence[Event]) -> Piece:
+        """Write *events* as one piece.
 
         Raises OSError if the disk is full, or there is no directory for temporary files.
         """
         data = encode(events)
-        if self.waiting_bytes + len(data) > self.bytes_max:
-            return None
         file, offset = self._begin()
         done = False
         try:
             _write_all(file.descriptor, data, offset)
             done = True
         finally:
-            self._end(file, len(data), done=done)
+            self._end(file, len(data) if done else None)
         return Piece(file, offset, len(data))
 
     def _begin(self) -> tuple[_File, int]:
-        """Where to write; that file is not emptied nor closed until ``_end``."""
+        """Where to write; that file is neither emptied nor closed until ``_end``."""
         with self._lock:
             file = self._current
-            if file is not None and file.end >= self._file_bytes:
-                if not file.pieces:
-                    self._discard(file)
-                file = self._current = None
+            if file is not None and file.end >= FILE_BYTES:
+                file = None  # it goes when it was read
             if file is None:
                 file = self._current = _File()
                 self._files.add(file)
@@ -108,31 +95,27 @@ class Spill:
             self._writing = True
             return file, file.end
 
-    def _end(self, file: _File, length: int, *, done: bool) -> None:
+    def _end(self, file: _File, length: int | None) -> None:
         with self._lock:
             self._writing = False
-            if done:
-                file.end += length
-                self._written_bytes += length
-            else:
-                file.pieces -= 1
             if self._closed:
                 self._discard_all()
+            elif length is None:
+                self._drop_piece(file)
+            else:
+                file.end += length
 
     def read(self, piece: Piece) -> list[Event]:
         """The events of *piece*, which is gone then. Raises OSError."""
         data = _read_all(piece)
-        file = piece.file
-        with self._lock:
-            self._read_bytes += piece.length
-            file.pieces -= 1
-            if not file.pieces:
-                if file is self._current:
-                    os.ftruncate(file.descriptor, 0)
-                    file.end = 0
-                else:
-                    self._discard(file)
+        self.forget(piece)
         return decode(data)
+
+    def forget(self, piece: Piece) -> None:
+        """Let *piece* be gone without reading it. Raises OSError."""
+        with self._lock:
+            if not self._closed:
+                self._drop_piece(piece.file)
 
     def close(self) -> None:
         """Give all room back. A piece that is being written goes right after."""
@@ -141,14 +124,55 @@ class Spill:
             if not self._writing:
                 self._discard_all()
 
-    def _discard(self, file: _File) -> None:
-        self._files.discard(file)
-        file.close()
+    def _drop_piece(self, file: _File) -> None:
+        file.pieces -= 1
+        if file.pieces:
+            return
+        if file is self._current:
+            os.ftruncate(file.descriptor, 0)
+            file.end = 0
+        else:
+            self._files.discard(file)
+            file.close()
 
     def _discard_all(self) -> None:
         self._current = None
         while self._files:
             self._files.pop().close()
+
+
+class Worker(Generic[Job]):
+    """A thread that does *work* with one job after another; started with the first."""
+
+    def __init__(self, name: str, work: Callable[[Job], None]) -> None:
+        self._name = name
+        self._work = work
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def submit(self, job: Job) -> None:
+        """Have *job* done soon. Raises RuntimeError if the system has no more threads."""
+        with self._lock:
+            if self._closed:
+                return
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
+            self._jobs.put(job)
+
+    def close(self) -> None:
+        """Let the thread end when it has done what it was given; this does not wait for it."""
+        with self._lock:
+            if not self._closed and self._thread is not None:
+                self._jobs.put(None)
+            self._closed = True
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            self._work(job)
 
 
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:
