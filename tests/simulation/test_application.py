@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +304,9 @@ class Ledger(vsync.Service):
     async def configuration_changed(self, configuration: vsync.Configuration) -> None:
         self.told.clear()
 
-    async def synchronize(self, configuration: vsync.Configuration, members: Any) -> None:
+    async def synchronize(
+        self, configuration: vsync.Configuration, members: Sequence[vsync.Member]
+    ) -> None:
         said = json.dumps(self.entries).encode()
         await self.context.send(said, priority=vsync.Priority.RECOVERY)
         while not self.told.issuperset(members):
@@ -350,6 +352,33 @@ def test_a_service_runs_as_in_a_node(seed: int) -> None:
         assert all(ledger.synchronized for ledger in ledgers)
         # What a service kept on disk its next life has.
         assert {str(n): ledger.own for n, ledger in enumerate(ledgers, 1)} == ledgers[0].entries
+
+
+class Prepared(Ledger):
+    """Counts on it that its ``synchronize`` has begun before the others' messages of it come."""
+
+    NAME = "prepared"
+    prepared = ""
+
+    async def synchronize(
+        self, configuration: vsync.Configuration, members: Sequence[vsync.Member]
+    ) -> None:
+        self.prepared = configuration.id
+        await super().synchronize(configuration, members)
+
+    async def deliver(self, delivery: vsync.Delivery) -> None:
+        assert delivery.configuration.id == self.prepared
+        await super().deliver(delivery)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_synchronize_has_begun_before_what_others_send_in_it_is_delivered(seed: int) -> None:
+    with Simulation(idle, nodes=4, seed=seed, services=[Prepared]) as simulation:
+        simulation.disturb(3)
+        simulation.settle()
+        for node in simulation.nodes:
+            services = simulation.run(simulation.node(node).status())["services"]
+            assert "failed" not in services["prepared"], services
 
 
 def test_services_are_chosen_by_node() -> None:

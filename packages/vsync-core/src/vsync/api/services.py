@@ -212,13 +212,16 @@ class ServiceRunner:
                 await service.view_changed(event)
             case Settled(configuration=configuration):
                 assert self._tasks is not None
-                self._synchronizing = _Task()
-                self._tasks.start_soon(self._synchronize, configuration, self._synchronizing)
+                self._synchronizing = task = _Task()
+                self._tasks.start_soon(self._synchronize, configuration, task)
+                # What it does before it first waits, it does before the next delivery.
+                await task.begun.wait()
 
     async def _synchronize(self, configuration: Configuration, task: "_Task") -> None:
         _synchronizing.set(self)
         try:
             with task.scope:
+                task.begun.set()
                 await self._service.synchronize(configuration, self._members)
                 self._session.synchronized(self.kind.NAME, configuration)
         finally:
@@ -230,6 +233,7 @@ class _Task:
 
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
+        self.begun = anyio.Event()
         self.ended = anyio.Event()
 
     async def end(self) -> None:
