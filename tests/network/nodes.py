@@ -174,14 +174,26 @@ class Load:
 class Ring:
     """Nodes that hear each other and nobody else. Leave it, and everything is gone but the files.
 
-    With *housed* each node has a host of its own, which needs root.
+    With *housed* each node has a host of its own, which needs root. They use multicast, or another
+    *transport* whose *section* of the settings is given for each node's number.
     """
 
-    def __init__(self, directory: Path, size: int, *, housed: bool, ring: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        size: int,
+        *,
+        housed: bool,
+        ring: str = "",
+        transport: str = "udp",
+        section: Callable[[int], str] | None = None,
+    ) -> None:
         self._directory = directory
         self._size = size
         self._housed = housed
         self._ring = ring or 'preset = "lan"'
+        self._transport = transport
+        self._section = section
         self._stack = contextlib.ExitStack()
         self._loads: list[Load] = []
         self._parted = False
@@ -216,11 +228,15 @@ class Ring:
         host = self.ethernet.add_host() if self.ethernet is not None else None
         directory = self._directory / place
         directory.mkdir(exist_ok=True)
+        multicast = (
+            f'bind = "{f"10.77.0.{host.number}" if host else "127.0.0.1"}"\n'
+            f'group = "{self.group}"\nport = {self.port}\n'
+        )
         settings = (
             f'[node]\nid = {number}\nstate_dir = "{directory}/state-{number}"\n'
-            f'[ring]\nname = "{name}"\ntransport = "udp"\n{self._ring}\n'
-            f'[transport.udp]\nbind = "{f"10.77.0.{host.number}" if host else "127.0.0.1"}"\n'
-            f'group = "{self.group}"\nport = {self.port}\n'
+            f'[ring]\nname = "{name}"\ntransport = "{self._transport}"\n{self._ring}\n'
+            f"[transport.{self._transport}]\n"
+            f"{self._section(number) if self._section else multicast}"
         )
         node = Node(directory, number, settings, host)
         self._stack.callback(lambda: end(node))

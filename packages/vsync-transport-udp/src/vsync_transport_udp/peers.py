@@ -365,7 +365,6 @@ class Peers:
             first = self._told_from % len(found)
             self._told_from = first + ADDRESSES_MAX
             found = (found[first:] + found[:first])[:ADDRESSES_MAX]
-            receiver.tell_at = now  # the other parts soon
         return tuple(each for each in found if each != receiver.place[:2])
 
     # Challenges
