@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -234,6 +235,28 @@ def test_a_slow_application_meets_the_policy_of_its_session() -> None:
             simulation.run_for(1)
         causes = [move.cause for move in simulation.application(2).views[-1].left]
         assert causes == [vsync.Cause.EVICTED]
+
+
+def test_what_is_on_disk_is_there_when_an_application_goes_on() -> None:
+    async def flood(simulation: Simulation[Counter]) -> None:
+        for _ in range(500):
+            await simulation.application(2).session.send(b"1".rjust(1000))
+
+    def run() -> list[Any]:
+        slow = vsync.SlowPolicy.SPILL
+        with Simulation(Counter, nodes=2, slow=slow, queue_bytes=50_000) as simulation:
+            threads = threading.active_count()
+            simulation.block(1)
+            simulation.run(flood(simulation))
+            simulation.settle()
+            assert values(simulation) == [0, 500]
+            assert threading.active_count() == threads
+            simulation.release(1)
+            simulation.settle()
+            assert values(simulation) == [500, 500]
+            return simulation.trace
+
+    assert run() == run()
 
 
 def test_parted_sides_go_on_and_merge() -> None:

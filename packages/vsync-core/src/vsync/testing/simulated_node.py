@@ -14,12 +14,19 @@ import anyio
 import anyio.lowlevel
 from pydantic import BaseModel, ValidationError
 
-from vsync.api.node import SEND_QUEUE_BYTES, SERVICE_QUEUE_BYTES, Node, NodeServiceSession
+from vsync.api.node import (
+    SEND_QUEUE_BYTES,
+    SERVICE_QUEUE_BYTES,
+    Node,
+    NodeServiceSession,
+    NodeSession,
+)
 from vsync.api.services import ServiceRunner
 from vsync.engine import Engine
 from vsync.engine.groups import EngineEvent
 from vsync.errors import MisuseError, NodeClosed
 from vsync.runtime.driver import Driver, Submission
+from vsync.runtime.spill import Worker
 from vsync.service import Service
 from vsync.settings import NodeSettings, RingSettings
 from vsync.testing.cluster import Cluster, Host
@@ -146,6 +153,13 @@ class SteppedDriver(Driver):
             )
 
 
+class _Inline(Worker[Any]):
+    """Does its jobs at once: threads are not the same twice."""
+
+    def submit(self, job: Any) -> None:
+        self._work(job)
+
+
 class SimulatedNode(Node):
     """A node on a simulated host, for one of its lives."""
 
@@ -181,6 +195,12 @@ class SimulatedNode(Node):
     @property
     def life(self) -> int:
         return self._life
+
+    def session(self, **options: Any) -> NodeSession:
+        session = super().session(**options)
+        mailbox = session._mailbox
+        mailbox._writer = _Inline("none", mailbox._write)
+        return session
 
     def service(self, name: str) -> Service:
         """The object of the service *name*; KeyError if it does not run here."""
