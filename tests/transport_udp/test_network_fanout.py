@@ -147,7 +147,7 @@ def test_nodes_with_a_seed_agree_and_go_on_without_it_and_with_a_later_one(
 
         def known(number: int = node.number) -> bool:
             facts = ring[number].status()["transport"]["peers"]
-            return sum(fact["state"] == "up" and fact["served"] for fact in facts) == 3
+            return len([f for f in facts if f["state"] == "up" and f["served"]]) == 3
 
         eventually(known, f"node {node.number} knows the three others")
     ring.leave()
