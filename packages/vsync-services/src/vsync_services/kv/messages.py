@@ -268,16 +268,17 @@ _ENTRY, _CHANGE, _DELETION = range(3)
 def cut(
     entries: Iterable[tuple[str, Entry]], changes: Iterable[Change], chunk_bytes: int
 ) -> Iterator[bytes]:
-    """The records of a map, in parts of about *chunk_bytes*; at least one part."""
-    part: list[bytes] = []
-    size = 0
+    """The records of a map, one after another, in parts of *chunk_bytes*, the last one of less.
+
+    No part is larger than the first, so who may send that may send all.
+    """
+    rest = bytearray()
     for record in _records(entries, changes):
-        part.append(record)
-        size += len(record)
-        if size >= chunk_bytes:
-            yield b"".join(part)
-            part, size = [], 0
-    yield b"".join(part)
+        rest += record
+        while len(rest) > chunk_bytes:
+            yield bytes(rest[:chunk_bytes])
+            del rest[:chunk_bytes]
+    yield bytes(rest)
 
 
 def _records(entries: Iterable[tuple[str, Entry]], changes: Iterable[Change]) -> Iterator[bytes]:
@@ -290,26 +291,25 @@ def _records(entries: Iterable[tuple[str, Entry]], changes: Iterable[Change]) ->
         yield _HEAD.pack(kind, change.revision, len(name), len(value)) + name + value
 
 
-def read_records(parts: Iterable[bytes]) -> tuple[list[tuple[str, Entry]], list[Change]]:
-    """What ``cut`` made *parts* of. Raises MalformedPacket."""
+def read_records(data: bytes) -> tuple[list[tuple[str, Entry]], list[Change]]:
+    """What ``cut`` made *data* of, in parts. Raises MalformedPacket."""
     entries: list[tuple[str, Entry]] = []
     changes: list[Change] = []
-    for part in parts:
-        place = 0
-        while place < len(part):
-            try:
-                kind, revision, key_size, value_size = _HEAD.unpack_from(part, place)
-                place += _HEAD.size
-                name = part[place : place + key_size].decode()
-                place += key_size
-                value = part[place : place + value_size]
-                place += value_size
-            except (struct.error, UnicodeDecodeError) as error:
-                raise MalformedPacket("kv snapshot", str(error)) from error
-            if place > len(part) or kind > _DELETION:
-                raise MalformedPacket("kv snapshot", "a record is cut off, or of no known kind")
-            if kind == _ENTRY:
-                entries.append((name, Entry(value, revision)))
-            else:
-                changes.append(Change(revision, name, None if kind == _DELETION else value))
+    place = 0
+    while place < len(data):
+        try:
+            kind, revision, key_size, value_size = _HEAD.unpack_from(data, place)
+            place += _HEAD.size
+            name = data[place : place + key_size].decode()
+        except (struct.error, UnicodeDecodeError) as error:
+            raise MalformedPacket("kv snapshot", str(error)) from error
+        place += key_size
+        value = data[place : place + value_size]
+        place += value_size
+        if place > len(data) or kind > _DELETION:
+            raise MalformedPacket("kv snapshot", "a record is cut off, or of no known kind")
+        if kind == _ENTRY:
+            entries.append((name, Entry(value, revision)))
+        else:
+            changes.append(Change(revision, name, None if kind == _DELETION else value))
     return entries, changes

@@ -22,7 +22,7 @@ Where none decides (``Mode.PART``), every command is carried out and answered wh
 """
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, TypeAlias
@@ -46,7 +46,7 @@ from vsync_services.kv.messages import (
     read_records,
 )
 from vsync_services.kv.plan import Mode, Plan, plan
-from vsync_services.kv.store import Behind, Change, Entry, Point, Store
+from vsync_services.kv.store import Ahead, Change, Entry, Point, Store
 
 RECORDS_MAX: Final = 100
 """Configurations kept on record at most: with 150 nodes each, they are within 64 KiB. More than one
@@ -73,19 +73,23 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send this message."""
+    """Send this message. *number* is that of the command that it is, if it is one."""
 
     payload: bytes
     guarantee: Guarantee
     priority: Priority
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Send these messages, one after another, at RECOVERY priority, while *configuration* lasts."""
+    """Send a map, one message after another, at RECOVERY priority, while its configuration lasts.
 
-    configuration: str
-    payloads: Iterator[bytes]
+    *messages* gives them for a number of bytes that each may carry; no one is larger than the
+    first.
+    """
+
+    messages: Callable[[int], Iterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,6 @@ class Replica:
     def __init__(
         self,
         *,
-        chunk_bytes: int = 64 * 1024,
         changes_max: int = 10_000,
         changes_bytes_max: int = 8 * 2**20,
         kept: bytes | None = None,
@@ -165,7 +168,6 @@ class Replica:
         self.visible = self.store.point
         """How far watches may see."""
         self.counters = Counters()
-        self._chunk_bytes = chunk_bytes
         # Damaged records must not be taken for none: whoever calls hears MalformedPacket.
         self._records: list[Record] = [] if kept is None else decode_records(kept)
         self._term: _Term | None = None
@@ -296,8 +298,10 @@ class Replica:
     def _transfer(self, term: _Term) -> None:
         assert term.plan is not None
         configuration = term.configuration.id
-        parts = cut(list(self.store.entries.items()), list(self.store.changes), self._chunk_bytes)
-        self._effects.append(Transfer(configuration, _chunks(configuration, parts)))
+        entries, changes = list(self.store.entries.items()), list(self.store.changes)
+        self._effects.append(
+            Transfer(lambda chunk: _chunks(configuration, cut(entries, changes, chunk)))
+        )
         self.counters.maps_sent += 1
 
     def _chunk(self, term: _Term, sender: Member, chunk: Chunk) -> None:
@@ -314,7 +318,7 @@ class Replica:
         term.complete = True
 
     def _install(self, term: _Term, claim: Claim) -> None:
-        entries, changes = read_records(term.parts)
+        entries, changes = read_records(b"".join(term.parts))
         term.parts = []
         old = self.store
         new = old.installed(entries, changes, claim.ancestry, claim.point, claim.compacted)
@@ -456,7 +460,8 @@ class Replica:
 
     def _send(self, message: Message, priority: Priority) -> None:
         guarantee = Guarantee.SAFE if isinstance(message, Command) else Guarantee.AGREED
-        self._effects.append(Send(encode(message), guarantee, priority))
+        number = message.number if isinstance(message, Command) else None
+        self._effects.append(Send(encode(message), guarantee, priority, number))
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -467,7 +472,7 @@ class Replica:
     def changes_after(self, point: Point) -> list[Change]:
         """The changes after *point* that are certain. Raises Behind."""
         if point.history != self.store.history and point.history > self.store.history:
-            raise Behind(
+            raise Ahead(
                 f"this node's map is at {self.store.point}, which is older than {point}; ask again "
                 "when the node is in a primary configuration"
             )

@@ -62,6 +62,10 @@ class Behind(Exception):
     """The changes after a point cannot be told; the text is a sentence that says why."""
 
 
+class Ahead(Behind):
+    """They cannot be told yet: it is this map that is behind."""
+
+
 def entry_digest(key: str, entry: Entry) -> int:
     """One entry's part of the digest of a map."""
     name = key.encode()
@@ -168,9 +172,7 @@ class Store:
                     "the map again, and watch from there"
                 )
         elif self.revision < point.revision:
-            raise Behind(
-                f"{point} is not there yet: this node's map is at revision {self.revision}"
-            )
+            raise Ahead(f"{point} is not there yet: this node's map is at revision {self.revision}")
         if point.revision < self.compacted:
             raise Behind(
                 f"{point} is too far behind: changes up to revision {self.compacted} are no longer "
