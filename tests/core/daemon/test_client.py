@@ -29,11 +29,13 @@ pytestmark = pytest.mark.anyio
 
 WELCOME = build(
     Type.WELCOME,
-    protocol.WELCOME,
     protocol=DAEMON_PROTOCOL,
     node=1,
+    session=1,
     life=1,
     message_bytes_max=2**20,
+    window_bytes=2**20,
+    requests_max=10,
 )
 
 
@@ -107,7 +109,7 @@ async def test_a_reader_that_never_reads_is_cut_off_and_the_ring_goes_on(tmp_pat
         with socket.socket(socket.AF_UNIX) as stuck:
             stuck.connect(str(path))
             key = vsync.GroupKey.from_name("a").key
-            stuck.sendall(GREETING + build(Type.GROUPS, protocol.GROUPS, groups=[key]))
+            stuck.sendall(GREETING + build(Type.JOIN, number=1, closed=False, groups=[key]))
             with anyio.fail_after(PATIENCE_S):
                 while (await node.status())["sessions"] < 2:
                     await anyio.sleep(0.01)
@@ -178,7 +180,12 @@ async def false_daemon(path: Path, *says: bytes) -> AsyncIterator[None]:
 FALSE = {
     "noise": (b"HTTP/1.1 400 Bad Request\r\n\r\n", "announces a frame of"),
     "another version": (
-        build(Type.ERROR, protocol.ERROR, text="the client speaks protocol 1, this daemon 2"),
+        build(
+            Type.END,
+            failure=protocol.failure_fields(
+                DaemonError("the client speaks protocol 1, this daemon 2")
+            ),
+        ),
         "ends this session: the client speaks protocol 1, this daemon 2",
     ),
     "silence": (b"", "has closed the connection"),
@@ -196,7 +203,10 @@ async def test_a_false_daemon_is_a_sentence(tmp_path: Path, says: bytes, sentenc
 
 
 LATER: dict[str, Callable[[], bytes]] = {
-    "an answer to nothing": lambda: frame(Type.DONE) * 2,
+    "an answer to nothing": lambda: build(Type.DONE, number=77),
+    "a refusal of nothing": lambda: frame(Type.REFUSED, b"\0\0\0\5\3\0no"),
+    "a view before any configuration": lambda: frame(Type.VIEW, bytes(45)),
+    "a second welcome": lambda: WELCOME,
     "an impossible length": lambda: struct.pack(">I", 2**32 - 1),
     "a configuration of nothing": lambda: frame(Type.CONFIGURATION, b"{}"),
 }

@@ -12,14 +12,8 @@ import pytest
 import vsync
 from tests.core.api.rings import deliveries, fresh_network, ring_of, settings_of
 from vsync import DaemonError, Node
-from vsync.daemon.protocol import (
-    DAEMON_PROTOCOL,
-    HELLO,
-    FrameReader,
-    Type,
-    build,
-    frame,
-)
+from vsync.daemon.client import _hello as hello
+from vsync.daemon.protocol import Type, build, frame
 from vsync.daemon.stream import connect_stream
 
 pytestmark = pytest.mark.anyio
@@ -34,19 +28,22 @@ async def served(node: Node, path: Path) -> AsyncIterator[None]:
         tasks.cancel_scope.cancel()
 
 
-GREETING = build(Type.HELLO, HELLO, protocol=DAEMON_PROTOCOL)
+GREETING = hello("", None, None, None, False, 2**20)
 
 NONSENSE = {
     "noise": b"\x8f\x01GET / HTTP/1.1\r\n\r\n" * 10,
     "a huge length": struct.pack(">IB", 2**32 - 1, Type.HELLO),
     "a length of nothing": struct.pack(">I", 0),
-    "another protocol": build(Type.HELLO, HELLO, protocol=999),
-    "no greeting": frame(Type.STATUS),
+    "another protocol": frame(Type.HELLO, b"vsync\3\xe7" + bytes(20)),
+    "the first protocol": frame(Type.HELLO, b"vsync\0\1"),
+    "a policy that does not exist": frame(Type.HELLO, GREETING[5:12] + b"\x09" + GREETING[13:]),
+    "no greeting": build(Type.STATUS, number=1),
     "an unknown type": GREETING + frame(Type.DELIVERY, b"x"),
     "a cut body": GREETING + frame(Type.SEND, b"\2"),
-    "lengths that lie": GREETING + frame(Type.SEND, b"\2\2\1" + bytes(32) + b"\0\0\0\1\0\0\0\t"),
+    "lengths that lie": GREETING
+    + frame(Type.SEND, b"\0\0\0\1\2\2\1" + bytes(32) + b"\0\0\0\1\0\0\0\t"),
     "a guarantee that does not exist": GREETING
-    + frame(Type.SEND, b"\t\2\1" + bytes(32) + b"\0\0\0\1\0\0\0\1x"),
+    + frame(Type.SEND, b"\0\0\0\1\t\2\1" + bytes(32) + b"\0\0\0\1\0\0\0\1x"),
     "a huge length after the greeting": GREETING + struct.pack(">IB", 2**31, Type.SEND),
 }
 
@@ -140,15 +137,3 @@ async def test_the_daemons_end_is_an_error_of_the_session(tmp_path: Path) -> Non
             with anyio.fail_after(10), pytest.raises(DaemonError):
                 while True:
                     await session.receive()
-
-
-@pytest.mark.parametrize("piece", [1, 3, 1000])
-async def test_frames_are_found_in_whatever_pieces_they_come(piece: int) -> None:
-    stream = b"".join(frame(Type.SEND, bytes(size)) for size in (0, 1, 5, 200))
-    reader = FrameReader(1000)
-    found = [
-        len(body)
-        for start in range(0, len(stream), piece)
-        for _, body in reader.feed(stream[start : start + piece])
-    ]
-    assert found == [0, 1, 5, 200]

@@ -1,31 +1,41 @@
 """The fast paths say what the declarations say, and noise is an error of one kind."""
 
 import struct
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from vsync import (
+from vsync.daemon import frames, protocol
+from vsync.daemon.frames import EventFrames
+from vsync.daemon.protocol import CAUSES, DECLARATIONS, ERRORS, FrameReader, Type
+from vsync.errors import DaemonError, MessageTooLarge, SettingsError, Undelivered, VsyncError
+from vsync.events import ConfigurationChanged, Delivery, GroupChanged, Move
+from vsync.vocabulary import (
+    Cause,
     Configuration,
-    ConfigurationChanged,
-    DaemonError,
-    Delivery,
     GroupKey,
     Guarantee,
     Kind,
+    Member,
     MessageId,
     NodeId,
     Priority,
+    SlowPolicy,
 )
-from vsync.daemon import protocol
-from vsync.daemon.protocol import FrameReader, Type
 
-GROUPS = some.lists(some.binary(min_size=32, max_size=32).map(GroupKey), min_size=1, max_size=50)
+KEYS = some.binary(min_size=32, max_size=32).map(GroupKey)
+GROUPS = some.lists(KEYS, min_size=1, max_size=50)
 GUARANTEES = some.sampled_from(Guarantee)
 PRIORITIES = some.sampled_from(Priority)
+NUMBERS = some.integers(0, 2**32 - 1)
 NODES = some.integers(1, 2**32 - 1).map(NodeId)
 COUNTERS = some.integers(0, 2**63 - 1)
+MEMBERS = some.builds(Member, NODES, NUMBERS)
+MOVES = some.lists(some.builds(Move, MEMBERS, some.sampled_from(Cause)), max_size=5).map(tuple)
 CONFIGURATION = Configuration(id="4.1", kind=Kind.REGULAR, members=(NodeId(1),))
 
 
@@ -36,14 +46,26 @@ def body_of(frame: bytes, kind: Type) -> bytes:
     return body
 
 
-@given(GROUPS, some.lists(some.binary(max_size=50), min_size=1), GUARANTEES, PRIORITIES)
+def fields_of(member: Member) -> dict[str, int]:
+    return {"node": member.node, "session": member.session}
+
+
+def test_every_type_has_a_declaration() -> None:
+    assert set(DECLARATIONS) == set(Type)
+
+
+@given(NUMBERS, GROUPS, some.lists(some.binary(max_size=50), min_size=1), GUARANTEES, PRIORITIES)
 def test_a_send_is_as_declared(
-    groups: list[GroupKey], payloads: list[bytes], guarantee: Guarantee, priority: Priority
+    number: int,
+    groups: list[GroupKey],
+    payloads: list[bytes],
+    guarantee: Guarantee,
+    priority: Priority,
 ) -> None:
-    fast = protocol.send_frame(groups, payloads, guarantee, priority)
+    fast = frames.send_frame(number, groups, payloads, guarantee, priority)
     declared = protocol.build(
         Type.SEND,
-        protocol.SEND,
+        number=number,
         guarantee=guarantee,
         priority=priority,
         groups=[group.key for group in groups],
@@ -51,22 +73,27 @@ def test_a_send_is_as_declared(
         payloads=b"".join(payloads),
     )
     assert fast == declared
-    send = protocol.parse_send(body_of(fast, Type.SEND))
-    assert send == (tuple(groups), payloads, guarantee, priority)
+    send = frames.parse_send(body_of(fast, Type.SEND))
+    assert send == (number, tuple(groups), payloads, guarantee, priority)
 
 
-@given(PRIORITIES, COUNTERS, some.integers(0, 2**32 - 1))
-def test_an_acceptance_is_as_declared(priority: Priority, first: int, count: int) -> None:
-    fast = protocol.accepted_frame(priority, first, count)
-    assert fast == protocol.build(
-        Type.ACCEPTED, protocol.ACCEPTED, priority=priority, first=first, count=count
-    )
-    assert protocol.parse_accepted(body_of(fast, Type.ACCEPTED)) == (first, count)
+@given(NUMBERS, COUNTERS, NUMBERS)
+def test_an_acceptance_is_as_declared(number: int, first: int, count: int) -> None:
+    fast = frames.accepted_frame(number, first, count)
+    assert fast == protocol.build(Type.ACCEPTED, number=number, first=first, count=count)
+    assert frames.parse_accepted(body_of(fast, Type.ACCEPTED)) == (number, first, count)
 
 
-@given(NODES, COUNTERS, PRIORITIES, COUNTERS, GUARANTEES, GROUPS, some.binary(max_size=100))
+@given(NUMBERS)
+def test_what_was_taken_is_as_declared(size: int) -> None:
+    fast = frames.taken_frame(size)
+    assert fast == protocol.build(Type.TAKEN, bytes=size)
+    assert frames.parse_taken(body_of(fast, Type.TAKEN)) == size
+
+
+@given(MEMBERS, COUNTERS, PRIORITIES, COUNTERS, GUARANTEES, GROUPS, some.binary(max_size=100))
 def test_a_delivery_is_as_declared(
-    node: NodeId,
+    sender: Member,
     life: int,
     priority: Priority,
     counter: int,
@@ -75,21 +102,53 @@ def test_a_delivery_is_as_declared(
     payload: bytes,
 ) -> None:
     delivery = Delivery(
-        MessageId(node, life, priority, counter), tuple(groups), payload, guarantee, CONFIGURATION
+        MessageId(sender.node, life, priority, counter),
+        tuple(groups),
+        payload,
+        guarantee,
+        CONFIGURATION,
+        sender.session,
     )
-    body = body_of(protocol.event_frame(delivery), Type.DELIVERY)
-    assert body == protocol.DELIVERY.build(
-        {
-            "sender": node,
-            "life": life,
-            "priority": priority,
-            "counter": counter,
-            "guarantee": guarantee,
-            "groups": [group.key for group in groups],
-            "payload": payload,
-        }
+    fast = frames.event_frame(delivery)
+    declared = protocol.build(
+        Type.DELIVERY,
+        **fields_of(sender),
+        life=life,
+        priority=priority,
+        counter=counter,
+        guarantee=guarantee,
+        groups=[group.key for group in groups],
+        payload=payload,
     )
-    assert protocol.parse_delivery(body, CONFIGURATION) == delivery
+    assert fast == declared
+    read = frames.parse_delivery(body_of(fast, Type.DELIVERY), CONFIGURATION)
+    assert read == delivery
+    assert (type(read.guarantee), type(read.message.priority)) == (Guarantee, Priority)
+
+
+@given(KEYS, some.lists(MEMBERS).map(tuple), MOVES, MOVES, some.booleans())
+def test_a_view_is_as_declared(
+    group: GroupKey,
+    members: tuple[Member, ...],
+    joined: tuple[Move, ...],
+    left: tuple[Move, ...],
+    closed: bool,
+) -> None:
+    view = GroupChanged(group, members, joined, left, closed, CONFIGURATION)
+    fast = frames.event_frame(view)
+
+    def declared(moves: tuple[Move, ...]) -> list[dict[str, int]]:
+        return [{**fields_of(who), "cause": CAUSES.index(cause)} for who, cause in moves]
+
+    assert fast == protocol.build(
+        Type.VIEW,
+        group=group.key,
+        closed=closed,
+        members=list(map(fields_of, members)),
+        joined=declared(joined),
+        left=declared(left),
+    )
+    assert frames.parse_view(body_of(fast, Type.VIEW), CONFIGURATION) == view
 
 
 @given(
@@ -99,6 +158,8 @@ def test_a_delivery_is_as_declared(
     some.lists(NODES),
     some.lists(NODES),
     some.none() | some.text(min_size=1),
+    some.none() | some.booleans(),
+    some.text(),
 )
 def test_a_configuration_comes_through_whole(
     id: str,
@@ -107,6 +168,8 @@ def test_a_configuration_comes_through_whole(
     joined: list[NodeId],
     left: list[NodeId],
     next: str | None,
+    primary: bool | None,
+    reason: str,
 ) -> None:
     configuration = Configuration(
         id=id,
@@ -116,19 +179,56 @@ def test_a_configuration_comes_through_whole(
         left=tuple(left),
         next=next,
     )
-    frame = protocol.event_frame(ConfigurationChanged(configuration))
-    assert protocol.parse_configuration(body_of(frame, Type.CONFIGURATION)) == configuration
+    event = ConfigurationChanged(configuration, primary, reason)
+    body = body_of(frames.event_frame(event), Type.CONFIGURATION)
+    assert frames.parse_configuration(body) == event
 
 
-PARSERS = {
-    "send": protocol.parse_send,
-    "accepted": protocol.parse_accepted,
-    "delivery": lambda body: protocol.parse_delivery(body, CONFIGURATION),
-    "configuration": protocol.parse_configuration,
-    "hello": lambda body: protocol.parse(protocol.HELLO, body),
-    "welcome": lambda body: protocol.parse(protocol.WELCOME, body),
-    "groups": lambda body: protocol.parse(protocol.GROUPS, body),
-    "error": lambda body: protocol.parse(protocol.ERROR, body),
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_comes_through_as_what_it_is(kind: type[VsyncError]) -> None:
+    error: VsyncError
+    match kind.__name__:
+        case "MessageTooLarge":
+            error = MessageTooLarge(10, 5)
+        case "Undelivered":
+            error = Undelivered(7)
+        case _:
+            error = kind("it was not to be")
+    body = body_of(
+        protocol.build(Type.REFUSED, number=9, failure=protocol.failure_fields(error)),
+        Type.REFUSED,
+    )
+    found = protocol.failure(protocol.parse(Type.REFUSED, body).failure)
+    assert type(found) is kind
+    assert (str(found), vars(found)) == (str(error), vars(error))
+
+
+def test_an_error_that_does_not_cross_comes_as_what_it_is_a_kind_of() -> None:
+    fields = protocol.failure_fields(SettingsError("not so"))
+    body = protocol.END.build({"failure": fields})
+    assert type(protocol.failure(protocol.parse(Type.END, body).failure)) is VsyncError
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"\xff\0text", b"\4\0text", b"\4\1" + bytes(8) + b"text", b"\x08\0text"],
+    ids=["an unknown kind", "no numbers", "too few numbers", "no number"],
+)
+def test_an_error_that_makes_no_sense_is_a_daemons_error(body: bytes) -> None:
+    error = protocol.failure(protocol.parse(Type.END, body).failure)
+    assert type(error) is DaemonError
+    assert str(error) == "text"
+
+
+PARSERS: dict[str, Callable[[bytes], Any]] = {
+    "send": frames.parse_send,
+    "accepted": frames.parse_accepted,
+    "taken": frames.parse_taken,
+    "delivery": partial(frames.parse_delivery, configuration=CONFIGURATION),
+    "view": partial(frames.parse_view, configuration=CONFIGURATION),
+    "configuration": frames.parse_configuration,
+    "greeting": protocol.parse_protocol,
+    **{f"declared {kind.name}": partial(protocol.parse, kind) for kind in Type},
 }
 
 
@@ -136,30 +236,140 @@ PARSERS = {
 @given(body=some.binary(max_size=300))
 def test_noise_is_an_error_of_one_kind(parser: str, body: bytes) -> None:
     try:
-        PARSERS[parser](body)  # type: ignore[no-untyped-call]
+        PARSERS[parser](body)
     except DaemonError as error:
         assert str(error)
 
 
 @given(some.binary(max_size=40), some.data())
 def test_a_cut_send_is_refused(payload: bytes, data: some.DataObject) -> None:
-    whole = protocol.send_frame(
-        [GroupKey(bytes(32))], [payload, b"y"], Guarantee.SAFE, Priority.LOW
+    whole = frames.send_frame(
+        1, [GroupKey(bytes(32))], [payload, b"y"], Guarantee.SAFE, Priority.LOW
     )
     body = whole[5 : data.draw(some.integers(5, len(whole) - 1))]
     with pytest.raises(DaemonError):
-        protocol.parse_send(body)
+        frames.parse_send(body)
+
+
+@given(some.data())
+def test_a_cut_view_is_refused(data: some.DataObject) -> None:
+    who = Member(NodeId(1), 2)
+    view = GroupChanged(
+        GroupKey(bytes(32)),
+        (who, who),
+        (Move(who, Cause.JOINED),),
+        (Move(who, Cause.DIED),),
+        False,
+        CONFIGURATION,
+    )
+    whole = frames.event_frame(view)
+    body = whole[5 : data.draw(some.integers(5, len(whole) - 1))]
+    with pytest.raises(DaemonError):
+        frames.parse_view(body, CONFIGURATION)
+    with pytest.raises(DaemonError, match="too long"):
+        frames.parse_view(whole[5:] + b"x", CONFIGURATION)
 
 
 def test_a_count_of_messages_that_cannot_be_is_refused_at_once() -> None:
-    body = b"\2\2\1" + bytes(32) + struct.pack(">I", 2**32 - 1) + bytes(1000)
+    body = b"\0\0\0\1\2\2\1" + bytes(32) + struct.pack(">I", 2**32 - 1) + bytes(1000)
     with pytest.raises(DaemonError, match="announces 4294967295 messages"):
-        protocol.parse_send(body)
+        frames.parse_send(body)
+
+
+def test_a_count_of_members_that_cannot_be_is_refused_at_once() -> None:
+    body = bytes(33) + struct.pack(">I", 2**32 - 1) + bytes(1000)
+    with pytest.raises(DaemonError, match="announces 4294967295 members"):
+        frames.parse_view(body, CONFIGURATION)
+
+
+def test_the_numbers_of_words_never_change() -> None:
+    assert [(policy.value, place) for place, policy in enumerate(protocol.SLOW_POLICIES)] == [
+        ("block", 0),
+        ("evict", 1),
+        ("spill", 2),
+    ]
+    assert [cause.value for cause in CAUSES] == [
+        "joined",
+        "merged in",
+        "left",
+        "process died",
+        "evicted",
+        "node gone",
+    ]
+    assert len(SlowPolicy) == len(protocol.SLOW_POLICIES)
+
+
+@pytest.mark.parametrize("piece", [1, 3, 1000])
+def test_frames_are_found_in_whatever_pieces_they_come(piece: int) -> None:
+    stream = b"".join(protocol.frame(Type.SEND, bytes(size)) for size in (0, 1, 5, 200))
+    reader = FrameReader(1000)
+    found = [
+        len(body)
+        for start in range(0, len(stream), piece)
+        for _, body in reader.feed(stream[start : start + piece])
+    ]
+    assert found == [0, 1, 5, 200]
+
+
+@given(some.lists(some.binary(max_size=30)), some.lists(some.integers(1, 20), min_size=1))
+def test_frames_come_whole_however_the_stream_is_cut(
+    bodies: list[bytes], pieces: list[int]
+) -> None:
+    stream = b"".join(protocol.frame(Type.SEND, body) for body in bodies)
+    reader = FrameReader(100)
+    found = []
+    while stream:
+        piece = pieces[len(stream) % len(pieces)]
+        found += [body for _, body in reader.feed(stream[:piece])]
+        stream = stream[piece:]
+    assert found == bodies
+
+
+def test_an_impossible_length_is_found_before_the_frame_is_there() -> None:
+    reader = FrameReader(100)
+    assert list(reader.feed(protocol.frame(Type.STATUS) + b"\xff\xff")) == [(Type.STATUS, b"")]
+    with pytest.raises(DaemonError, match="announces a frame of 4294967295 bytes"):
+        list(reader.feed(b"\xff\xff"))
 
 
 def test_a_reader_goes_on_after_an_iteration_that_was_not_finished() -> None:
     reader = FrameReader(100)
-    frames = protocol.frame(Type.STATUS) * 3
-    for _ in reader.feed(frames):
+    stream = protocol.frame(Type.STATUS) * 3
+    for _ in reader.feed(stream):
         break
     assert len(list(reader.feed(b""))) == 2
+
+
+def delivery(number: int, size: int = 0) -> Delivery:
+    return Delivery(
+        MessageId(NodeId(1), 1, Priority.MEDIUM, number),
+        (GroupKey(bytes(32)),),
+        bytes(size),
+        Guarantee.AGREED,
+        CONFIGURATION,
+    )
+
+
+def test_an_event_for_several_clients_is_made_into_a_frame_once() -> None:
+    shared = EventFrames()
+    shared.joined()
+    shared.joined()
+    events = [delivery(number) for number in range(100)]
+    first = [shared.of(event) for event in events]
+    assert all(shared.of(event) is frame for event, frame in zip(events, first, strict=True))
+    assert first == list(map(frames.event_frame, events))
+
+
+def test_what_is_shared_is_bounded_and_is_forgotten_with_the_last_but_one_client() -> None:
+    shared = EventFrames()
+    shared.joined()
+    shared.joined()
+    size = frames.CACHED_BYTES // 10
+    for number in range(100):
+        event = delivery(number, size)
+        assert shared.of(event) == frames.event_frame(event)
+        kept = sum(len(made) for _, made in (*shared._young.values(), *shared._old.values()))
+        assert kept < 2 * frames.CACHED_BYTES + 4 * size
+    shared.left()
+    assert not shared._young
+    assert not shared._old

@@ -4,9 +4,9 @@ Units are at the end of each name. Presets are written as the difference from ``
 """
 
 import difflib
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from vsync.vocabulary import NODE_ID_MAX
 
@@ -140,8 +140,56 @@ class DaemonSection(Strict):
     socket: str | None = None
     """Path of the Unix socket. Without it: a place of this user's own."""
 
+    users: list[str | int] = Field(default_factory=list)
+    """Who may use the socket, by name or number, besides root and the user who runs the node."""
+
+    groups: list[str | int] = Field(default_factory=list)
+    """Members of which groups may use the socket, by name or number."""
+
+    clients_max: int = Field(default=1000, ge=1, le=100_000)
+    """How many local programs may be connected at a time. Each needs a file descriptor."""
+
     client_stuck_s: float = Field(default=10.0, ge=0.1, le=3600)
     """A local program that holds up the ring for so long, since it does not read, is cut off."""
+
+    slow: Literal["block", "evict", "spill"] = "block"
+    """What happens to a local program that does not say itself what is to happen when it is slow:
+    ``block`` (the ring waits for it), ``evict`` (it is ended) or ``spill`` (its events go to
+    disk)."""
+
+    may_block: bool = True
+    """Whether a local program may make the ring wait. If not, ``slow`` must be another policy."""
+
+    queue_bytes: int = Field(default=32 * 2**20, ge=1, le=2**40)
+    """What may wait for a local program in memory, if it does not say itself."""
+
+    queue_bytes_max: int = Field(default=256 * 2**20, ge=1, le=2**40)
+    """The most that a local program may ask to have waiting in memory."""
+
+    spill_bytes: int = Field(default=2**30, ge=0, le=2**50)
+    """What may go to disk for a local program under ``spill``, if it does not say itself."""
+
+    spill_bytes_max: int = Field(default=4 * 2**30, ge=0, le=2**50)
+    """The most that a local program may ask to have on disk."""
+
+    @field_validator("users", "groups", mode="before")
+    @classmethod
+    def _check_names(cls, given: Any) -> Any:
+        for each in given if isinstance(given, list | tuple) else ():
+            number = isinstance(each, int) and not isinstance(each, bool)
+            if not (isinstance(each, str) and each) and not (number and 0 <= each < 2**32 - 1):
+                raise ValueError(f"each is a name or a number from 0 on, not {each!r}")
+        return given
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        if self.slow == "block" and not self.may_block:
+            raise ValueError("slow must be evict or spill where may_block is false")
+        if self.queue_bytes > self.queue_bytes_max:
+            raise ValueError("queue_bytes must not be above queue_bytes_max")
+        if self.spill_bytes > self.spill_bytes_max:
+            raise ValueError("spill_bytes must not be above spill_bytes_max")
+        return self
 
 
 class NodeSettings(Strict):

@@ -263,6 +263,9 @@ class Node:
             )
         news, self._news = self._news, anyio.Event()
         news.set()
+        ended = self._driver.ended
+        for session in self._sessions:  # there may be hundreds, and news for few
+            session._wake_if_news(ended)
 
     async def _open(self, tasks: TaskGroup) -> None:
         for runner in self._services.values():
@@ -362,6 +365,7 @@ class NodeSession(Session):
             name, queue_bytes, slow=slow, spill_bytes_max=spill_bytes, wants_primary=primary
         )
         self._seat = Seat(node._session_numbers, self._mailbox, serves=serves)
+        self._news = anyio.Event()
         self._closed = False
 
     async def __aenter__(self) -> "NodeSession":
@@ -387,11 +391,29 @@ class NodeSession(Session):
             self._node._sessions.remove(self)
         self._node._driver.detach(self._seat, cause)
         self._mailbox.close()
-        self._node._wake_all()  # who waits for this session's events is to learn of its end
+        self._news.set()  # who waits for this session's events is to learn of its end
+
+    def _wake_if_news(self, ended: bool) -> None:
+        """Wake who waits for this session's events, if there are any, or will never be."""
+        if ended or self._mailbox.waiting_bytes or self._mailbox.evicted is not None:
+            self._news.set()
 
     @property
     def member(self) -> Member:
         return Member(self._node.id, self._seat.session)
+
+    @property
+    def name(self) -> str:
+        """What warnings call it."""
+        return self._mailbox.name
+
+    def would_block(self) -> WouldBlock | None:
+        """What ``send_nowait`` would raise just now; None if there is room."""
+        try:
+            self._node._room_now(0)
+        except WouldBlock as blocked:
+            return blocked
+        return None
 
     @property
     def full_since(self) -> float | None:
@@ -402,7 +424,6 @@ class NodeSession(Session):
         driver, mailbox = self._node._driver, self._mailbox
         await anyio.lowlevel.checkpoint()  # before taking: who is cancelled must have taken nothing
         while True:
-            news = self._node._news
             ended = driver.ended
             evicted = mailbox.evicted
             if self._closed:
@@ -415,7 +436,9 @@ class NodeSession(Session):
                 raise evicted
             if ended:
                 raise driver.end_error()
-            await news.wait()
+            if self._news.is_set():
+                self._news = anyio.Event()
+            await self._news.wait()
 
     async def status(self) -> Mapping[str, Any]:
         return await self._node.status()

@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -12,243 +12,318 @@ import anyio.lowlevel
 
 from vsync.api.session import Session
 from vsync.daemon import protocol
-from vsync.daemon.protocol import DAEMON_PROTOCOL, FrameReader, Type
-from vsync.daemon.stream import Stream, connect_stream
-from vsync.errors import DaemonError, MessageTooLarge, ServiceFailed, WouldBlock
-from vsync.events import ConfigurationChanged, Delivery, Event
-from vsync.settings import MESSAGE_BYTES_LIMIT
+from vsync.daemon.link import Asked, Destination, Link
+from vsync.daemon.protocol import DAEMON_PROTOCOL, SLOW_POLICIES, Type
+from vsync.daemon.stream import connect_stream
+from vsync.errors import (
+    DaemonError,
+    DaemonLost,
+    DuplicateNode,
+    MessageTooLarge,
+    MisuseError,
+    NodeClosed,
+    ServiceFailed,
+    StateFailed,
+    TraceFailed,
+    TransportFailed,
+    Undelivered,
+    VsyncError,
+    WouldBlock,
+)
+from vsync.events import Disconnected, Event
 from vsync.vocabulary import (
-    Configuration,
     GroupKey,
     Guarantee,
     Member,
     MessageId,
     NodeId,
     Priority,
+    SlowPolicy,
 )
 
-RECEIVE_BYTES: Final = 2**18
-WELCOME_S: Final = 10.0
-"""How long the daemon may take to answer HELLO."""
+CONNECT_S: Final = 10.0
+"""How long it may take to be let in and to be answered."""
 
-EVENTS_BYTES_MAX: Final = 32 * 2**20
-"""Bytes of events that wait here before reading stops, and the daemon has to wait."""
+LEAVE_S: Final = 2.0
+"""How long the daemon may take to let a client go."""
 
-REQUESTS_BYTES_MAX: Final = 2**20
-"""Bytes of requests that wait here to be sent before the next one has to wait."""
+WINDOW_BYTES: Final = 2**20
+"""Bytes of events that wait in this process, at most; the others wait at the daemon."""
+
+BATCH_BYTES: Final = 2**18
+"""About how much a SEND carries at most, unless one message is larger."""
+
+BACKOFF_S: Final = 0.05
+BACKOFF_MAX_S: Final = 2.0
+"""How long to wait before the daemon is looked for again: doubled each time, up to the second."""
+
+REFUSALS_MAX: Final = 256
+"""Groups whose messages were refused after ``send_nowait``, that are remembered."""
 
 
 class DaemonSession(Session):
     """A session through a daemon. Made by ``connect``."""
 
-    def __init__(self, stream: Stream, place: str) -> None:
+    def __init__(self, place: str, hello: bytes, window_bytes: int, reconnect: bool) -> None:
         super().__init__()
-        self._stream = stream
         self._place = place
-        self._reader = FrameReader(MESSAGE_BYTES_LIMIT + protocol.FRAME_EXTRA_BYTES)
-        self._asking = anyio.Lock()
-        self._answers: deque[_Answer] = deque()
-        self._requests: list[bytes] = []
-        self._requests_bytes = 0
-        self._requests_wait = anyio.Event()
-        self._requests_room = anyio.Event()
+        self._hello = hello
+        self._window_bytes = window_bytes
+        self._reconnect = reconnect
         self._events: list[Event] = []
         self._events_bytes = 0
+        """Of those that came over the link that there is now."""
         self._news = anyio.Event()
-        self._room = anyio.Event()
-        self._configuration: Configuration | None = None
-        self._end: Exception | None = None
-        self._node = NodeId(0)
-        self._life = 0
-        self._message_bytes_max = 0
+        self._link: Link | None = None
+        self._member = Member(NodeId(0), 0)
+        self._rejoining_since: float | None = None
+        self._rejoined = anyio.Event()
+        self._refused: dict[Destination, VsyncError] = {}
+        self._end: VsyncError | None = None
 
     @property
     def node(self) -> NodeId:
         """The id of the node behind the daemon."""
-        return self._node
+        return self._member.node
+
+    @property
+    def member(self) -> Member:
+        return self._member
 
     async def _take(self) -> Sequence[Event]:
         await anyio.lowlevel.checkpoint()  # before taking: who is cancelled must have taken nothing
         while True:
             if self._events:
                 batch, self._events = self._events, []
+                if self._link is not None:
+                    self._link.taken(self._events_bytes)
                 self._events_bytes = 0
-                self._room.set()
                 return batch
             if self._end is not None:
-                raise self._end
+                raise self._end.with_traceback(None)
             self._news = anyio.Event()
             await self._news.wait()
 
     async def status(self) -> Mapping[str, Any]:
-        body = await self._ask(protocol.frame(Type.STATUS), Type.STATUS_IS)
-        status: dict[str, Any] = json.loads(body)
+        link = await self._ready_link()
+        status: dict[str, Any] = json.loads(await link.ask(Type.STATUS))
         return status
 
-    @property
-    def member(self) -> Member:
-        return Member(self._node, 0)
-
     async def request(self, service: str, body: bytes) -> bytes:
-        raise ServiceFailed("this daemon passes no requests on")
-
-    def _send_nowait(
-        self,
-        groups: tuple[GroupKey, ...],
-        payload: bytes,
-        guarantee: Guarantee,
-        priority: Priority,
-    ) -> None:
-        raise WouldBlock(None, 0.0)
+        link = await self._ready_link()
+        if len(service.encode()) > protocol.NAME_BYTES_MAX:
+            raise ServiceFailed(f"no service has a name of {len(service)} characters")
+        if len(body) > link.message_bytes_max:
+            raise MessageTooLarge(len(body), link.message_bytes_max)
+        answer: bytes = await link.ask(Type.REQUEST, service=service, body=body)
+        return answer
 
     async def _join(self, groups: Sequence[GroupKey], closed: bool) -> None:
-        await self._set_groups({*self._joined, *groups})
+        await self._join_over(await self._ready_link(), groups, closed)
+
+    @staticmethod
+    async def _join_over(link: Link, groups: Sequence[GroupKey], closed: bool) -> None:
+        for keys in _key_parts(groups):
+            await link.ask(Type.JOIN, closed=closed, groups=keys)
 
     async def _leave(self, groups: Sequence[GroupKey]) -> None:
-        await self._set_groups(set(self._joined).difference(groups))
-
-    async def _set_groups(self, groups: set[GroupKey]) -> None:
-        keys = sorted(group.key for group in groups)
-        await self._ask(protocol.build(Type.GROUPS, protocol.GROUPS, groups=keys), Type.DONE)
+        link = await self._ready_link()
+        for keys in _key_parts(groups):
+            await link.ask(Type.LEAVE, groups=keys)
 
     async def _send(
         self,
-        groups: tuple[GroupKey, ...],
+        groups: Destination,
         payloads: list[bytes],
         guarantee: Guarantee,
         priority: Priority,
     ) -> list[MessageId]:
-        for payload in payloads:
-            if len(payload) > self._message_bytes_max:
-                raise MessageTooLarge(len(payload), self._message_bytes_max)
-        sent: list[MessageId] = []
+        link = await self._ready_link()
+        _check(payloads, link)
+        asked: list[Asked] = []
         for part in _parts(payloads):
-            request = protocol.send_frame(groups, part, guarantee, priority)
-            answer = await self._ask(request, Type.ACCEPTED)
-            first, count = protocol.parse_accepted(answer)
+            asked.append(await link.send(groups, part, guarantee, priority))
+        sent: list[MessageId] = []
+        for each in asked:
+            first, count = await each.wait()
             sent += [
-                MessageId(self._node, self._life, priority, counter)
+                MessageId(link.member.node, link.life, priority, counter)
                 for counter in range(first, first + count)
             ]
         return sent
 
-    async def _ask(self, request: bytes, answer_type: Type) -> bytes:
-        """Have *request* sent; the body of its answer.
+    def _send_nowait(
+        self, groups: Destination, payload: bytes, guarantee: Guarantee, priority: Priority
+    ) -> None:
+        link = self._open_link()
+        if self._rejoining_since is not None:
+            raise WouldBlock(None, self._rejoining_since)
+        if groups in self._refused:
+            raise self._refused.pop(groups)
+        _check([payload], link)
+        link.send_nowait(groups, payload, guarantee, priority)
 
-        Who is cancelled while the answer is on its way has asked all the same.
-        """
-        answer = _Answer(answer_type)
-        async with self._asking:  # it is fair, so those who wait go in their order
-            while self._requests_bytes > REQUESTS_BYTES_MAX and self._end is None:
-                self._requests_room = anyio.Event()
-                await self._requests_room.wait()
-            if self._end is not None:
-                raise self._end
-            self._answers.append(answer)
-            self._requests.append(request)
-            self._requests_bytes += len(request)
-            self._requests_wait.set()
-        await answer.came.wait()
-        if answer.body is None:
-            raise self._end or self._lost()
-        return answer.body
+    def _remember_refusal(self, groups: Destination, error: VsyncError) -> None:
+        if len(self._refused) < REFUSALS_MAX:
+            self._refused[groups] = error
 
-    def _lost(self) -> DaemonError:
-        return DaemonError(f"the daemon at {self._place} has closed the connection")
+    # --- the connection -------------------------------------------------------------------------
 
-    async def _greet(self) -> None:
-        hello = protocol.build(Type.HELLO, protocol.HELLO, protocol=DAEMON_PROTOCOL)
-        welcome = _Answer(Type.WELCOME)
-        self._answers.append(welcome)
-        try:
-            with anyio.move_on_after(WELCOME_S):
-                await self._stream.send(hello)
-                while welcome.body is None and self._end is None:
-                    await self._take_some()
-        except (anyio.ClosedResourceError, anyio.EndOfStream):
-            self._end = self._end or self._lost()
+    def _open_link(self) -> Link:
+        """The connection that there is. Raises DaemonLost, or what ended the session."""
         if self._end is not None:
-            raise self._end
-        if welcome.body is None:
-            raise DaemonError(f"{self._place} does not answer as a vsync daemon would")
-        fields = protocol.parse(protocol.WELCOME, welcome.body)
-        self._node, self._life = NodeId(fields.node), fields.life
-        self._message_bytes_max = fields.message_bytes_max
+            raise self._end.with_traceback(None)
+        if self._link is None:
+            raise DaemonLost(
+                f"the daemon at {self._place} is not there at the moment; it is looked for, and "
+                "this session's stream goes on when it is back"
+            )
+        if self._link.end is not None:
+            raise self._link.end.with_traceback(None)
+        return self._link
 
-    async def _write(self) -> None:
-        """Send requests, all that wait at once.
+    async def _ready_link(self) -> Link:
+        """As ``_open_link``, once the groups are joined again, if it is another one."""
+        link = self._open_link()
+        while self._rejoining_since is not None:
+            await self._rejoined.wait()
+            link = self._open_link()
+        return link
 
-        It is the only one that does, so nobody who is cancelled leaves half a frame behind.
-        """
+    def _put(self, events: Sequence[Event], size: int) -> None:
+        self._events += events
+        self._events_bytes += size
+        self._news.set()
+
+    async def _find(self) -> Link:
+        """Connect to the daemon. Raises DaemonError, or what it refuses with."""
         try:
-            while True:
-                while not self._requests:
-                    self._requests_wait = anyio.Event()
-                    await self._requests_wait.wait()
-                requests, self._requests = self._requests, []
-                self._requests_bytes = 0
-                self._requests_room.set()
-                await self._stream.send(requests[0] if len(requests) == 1 else b"".join(requests))
-        except (anyio.ClosedResourceError, anyio.EndOfStream):
-            return  # the reader learns why
+            with anyio.fail_after(CONNECT_S):
+                stream = await connect_stream(self._place)
+                link = Link(
+                    stream,
+                    self._place,
+                    self._window_bytes,
+                    tell=self._put,
+                    refused=self._remember_refusal,
+                )
+                try:
+                    await link.greet(self._hello)
+                except BaseException:
+                    stream.close()
+                    raise
+        except OSError as error:  # TimeoutError too
+            if isinstance(error, TimeoutError):
+                raise _NotFound(
+                    f"{self._place} does not answer as a vsync daemon would: nothing came in "
+                    f"{CONNECT_S:g} s"
+                ) from error
+            raise _NotFound(
+                f"no daemon answers at {self._place}: {error.strerror or error}; is `vsync run` "
+                "running, and is this its socket?"
+            ) from error
+        self._link = link
+        self._member = link.member
+        self._refused.clear()
+        return link
 
-    async def _read(self) -> None:
-        """Take in what the daemon says, until it ends."""
+    async def _live(self) -> None:
+        """Have a connection until the session ends."""
+        link = self._link
+        while link is not None:
+            async with anyio.create_task_group() as tasks:
+                if self._rejoining_since is not None:
+                    tasks.start_soon(self._rejoin, link)
+                end = await link.run()
+                tasks.cancel_scope.cancel()
+            link.close(end)
+            link = self._link = None
+            self._events_bytes = 0
+            if self._end is None and self._reconnect and _is_passing(end):
+                self._put([Disconnected(str(end))], 0)
+                self._rejoining_since = time.monotonic()
+                self._wake_waiting()
+                link = await self._find_again()
+            else:
+                self._finish(end)
+
+    async def _find_again(self) -> Link | None:
+        """Look for the daemon until it is there; None if it does not want this session."""
+        pause_s = BACKOFF_S
+        while True:
+            await anyio.sleep(pause_s)
+            pause_s = min(2 * pause_s, BACKOFF_MAX_S)
+            try:
+                return await self._find()
+            except VsyncError as error:
+                if not _is_passing(error):
+                    self._finish(error)
+                    return None
+
+    async def _rejoin(self, link: Link) -> None:
+        """Join over *link* what was joined before it."""
         try:
-            while self._end is None:
-                await self._take_some()
-                while self._events_bytes > EVENTS_BYTES_MAX:
-                    self._room = anyio.Event()
-                    await self._room.wait()
-        except (anyio.ClosedResourceError, anyio.EndOfStream):
-            self._end = self._end or self._lost()
-        except DaemonError as error:
-            self._end = error
-        finally:
-            self._finish()
+            for closed in (False, True):
+                groups = [group for group, was in self._joined.items() if was is closed]
+                await self._join_over(link, groups, closed)
+        except DaemonLost:
+            return  # and again
+        except VsyncError as error:  # a group that was closed is an open one by now
+            self._finish(error)
+            link.close(error)
+        self._rejoining_since = None
+        self._wake_waiting()
 
-    def _finish(self) -> None:
+    def _wake_waiting(self) -> None:
+        rejoined, self._rejoined = self._rejoined, anyio.Event()
+        rejoined.set()
+
+    def _finish(self, error: VsyncError) -> None:
         """Nothing more will come: let nobody wait for it."""
-        self._end = self._end or DaemonError(f"the session at {self._place} is closed")
+        if self._end is None:
+            self._end = error
         self._news.set()
-        self._requests_room.set()
-        for answer in self._answers:
-            answer.came.set()
-        self._answers.clear()
+        self._wake_waiting()
 
-    async def _take_some(self) -> None:
-        for kind, body in self._reader.feed(await self._stream.receive(RECEIVE_BYTES)):
-            self._take_frame(kind, body)
-        self._news.set()
+    async def _leave_daemon(self) -> None:
+        if self._link is not None:
+            await self._link.leave()
 
-    def _take_frame(self, kind: int, body: bytes) -> None:
-        match kind:
-            case Type.DELIVERY if self._configuration is not None:
-                delivery: Delivery = protocol.parse_delivery(body, self._configuration)
-                self._events.append(delivery)
-                self._events_bytes += len(body)
-            case Type.CONFIGURATION:
-                self._configuration = protocol.parse_configuration(body)
-                self._events.append(ConfigurationChanged(self._configuration))
-                self._events_bytes += len(body)
-            case Type.ERROR:
-                text = protocol.parse(protocol.ERROR, body).text
-                self._end = DaemonError(f"the daemon at {self._place} ends this session: {text}")
-            case _ if self._answers and kind == self._answers[0].type:
-                answer = self._answers.popleft()
-                answer.body = body
-                answer.came.set()
-            case _:
-                raise DaemonError(f"the daemon sent a frame of type {kind} that nobody asked for")
+    def _close(self) -> None:
+        self._finish(NodeClosed("the session is closed"))
+        if self._link is not None:
+            self._link.close(NodeClosed("the session is closed"))
 
 
-class _Answer:
-    """An answer that is waited for."""
+class _NotFound(DaemonError):
+    """Nobody is there, or nobody who answers; that may change."""
 
-    def __init__(self, answer_type: Type) -> None:
-        self.type = answer_type
-        self.body: bytes | None = None
-        self.came = anyio.Event()
+
+def _is_passing(error: VsyncError) -> bool:
+    """Whether it makes sense to connect again after *error*."""
+    return isinstance(
+        error,
+        DaemonLost
+        | _NotFound
+        | NodeClosed
+        | Undelivered
+        | DuplicateNode
+        | TransportFailed
+        | StateFailed
+        | TraceFailed,
+    )
+
+
+def _check(payloads: Sequence[bytes], link: Link) -> None:
+    for payload in payloads:
+        if len(payload) > link.message_bytes_max:
+            raise MessageTooLarge(len(payload), link.message_bytes_max)
+
+
+def _key_parts(groups: Sequence[GroupKey]) -> Iterator[list[bytes]]:
+    """The keys of *groups*, as many as one frame takes at a time."""
+    for start in range(0, len(groups), protocol.GROUPS_MAX):
+        yield [group.key for group in groups[start : start + protocol.GROUPS_MAX]]
 
 
 def _parts(payloads: Sequence[bytes]) -> list[list[bytes]]:
@@ -256,7 +331,7 @@ def _parts(payloads: Sequence[bytes]) -> list[list[bytes]]:
     parts: list[list[bytes]] = []
     size = 0
     for payload in payloads:
-        if not parts or size + len(payload) + 4 > protocol.BATCH_BYTES:
+        if not parts or size + len(payload) + 4 > BATCH_BYTES:
             parts.append([])
             size = 0
         parts[-1].append(payload)
@@ -264,33 +339,78 @@ def _parts(payloads: Sequence[bytes]) -> list[list[bytes]]:
     return parts
 
 
+def _hello(
+    name: str,
+    slow: SlowPolicy | None,
+    queue_bytes: int | None,
+    spill_bytes: int | None,
+    primary: bool,
+    window_bytes: int,
+) -> bytes:
+    if len(name.encode()) > protocol.NAME_BYTES_MAX:
+        raise MisuseError(f"a session's name has at most {protocol.NAME_BYTES_MAX} bytes")
+    for what, size in (("queue_bytes", queue_bytes), ("spill_bytes", spill_bytes)):
+        if size is not None and not 0 <= size < protocol.AS_THE_DAEMON_SAYS:
+            raise MisuseError(f"{what} is a number of bytes, not {size}")
+    return protocol.build(
+        Type.HELLO,
+        magic=b"vsync",
+        protocol=DAEMON_PROTOCOL,
+        slow=0 if slow is None else 1 + SLOW_POLICIES.index(SlowPolicy(slow)),
+        queue_bytes=protocol.AS_THE_DAEMON_SAYS if queue_bytes is None else queue_bytes,
+        spill_bytes=protocol.AS_THE_DAEMON_SAYS if spill_bytes is None else spill_bytes,
+        primary=primary,
+        window_bytes=window_bytes,
+        name=name,
+    )
+
+
 @asynccontextmanager
-async def connect(path: str | os.PathLike[str]) -> AsyncIterator[DaemonSession]:
+async def connect(
+    path: str | os.PathLike[str],
+    *,
+    name: str = "",
+    slow: SlowPolicy | None = None,
+    queue_bytes: int | None = None,
+    spill_bytes: int | None = None,
+    primary: bool = False,
+    reconnect: bool = False,
+) -> AsyncIterator[DaemonSession]:
     """Connect to the daemon at the Unix socket *path*: ``async with connect(…) as session``.
 
-    Raises DaemonError if nobody serves there, or if the daemon speaks another version; later, from
-    the session's methods, if the connection ends.
+    *name*, *slow*, *queue_bytes*, *spill_bytes* and *primary* are as for ``Node.session``; what is
+    not given is as ``[daemon]`` in the node's settings says, which also says what may be asked for.
+    At the end of the block the session leaves its groups; when the process dies instead, the others
+    see that (``Cause.DIED``).
+
+    When the connection ends, what waits for an answer raises DaemonLost: it may have been done or
+    not. Then so does everything else; but with *reconnect* the stream has a ``Disconnected``, the
+    daemon is looked for until it is back, the groups are joined again, and the stream goes on with
+    the configuration of then. Meanwhile sending raises DaemonLost. The ``member`` is another one.
+
+    Raises DaemonError if nobody serves there, within 10 s, or if the daemon speaks another version
+    or refuses; MisuseError for *primary* where no service decides that.
+
+    What the node refuses after ``send_nowait`` has returned (NotMember), the next ``send_nowait``
+    to the same groups raises.
     """
-    place = os.fspath(path)
-    try:
-        stream = await connect_stream(place)
-    except OSError as error:
-        raise DaemonError(
-            f"no daemon answers at {place}: {error.strerror or error}; is `vsync run` running, and "
-            "is this its socket?"
-        ) from error
-    session = DaemonSession(stream, place)
+    window_bytes = WINDOW_BYTES if queue_bytes is None else max(1, min(WINDOW_BYTES, queue_bytes))
+    hello = _hello(name, slow, queue_bytes, spill_bytes, primary, window_bytes)
+    session = DaemonSession(os.fspath(path), hello, window_bytes, reconnect)
+    await session._find()
     failure: BaseException | None = None
-    async with stream:
-        await session._greet()
+    try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(session._read)
-            tasks.start_soon(session._write)
+            tasks.start_soon(session._live)
             try:
                 yield session
             except BaseException as error:
                 # Raised below, outside the task group, so that it comes as it is.
                 failure = error
+            with anyio.move_on_after(LEAVE_S, shield=True):
+                await session._leave_daemon()
             tasks.cancel_scope.cancel()
+    finally:
+        session._close()
     if failure is not None:
         raise failure

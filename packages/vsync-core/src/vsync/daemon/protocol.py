@@ -1,97 +1,183 @@
-"""What a daemon and its clients say to each other.
+"""What a daemon and its clients say to each other: every frame, declared.
 
 A stream of frames: four bytes of length, a byte of type, a body. The client begins with HELLO, the
-server answers WELCOME or ERROR. Requests are answered in their order. All numbers are big-endian.
+server answers WELCOME or END. From then on the client asks, and numbers what it asks; answers come
+as they are ready, each with its number. Between them the server tells events, in their order. Each
+side says in HELLO or WELCOME how many bytes it takes without having dealt with those before: events
+in the one direction, messages to send in the other. So neither ever has to stop reading, and an
+answer never waits behind events that nobody takes. All numbers are big-endian.
+
+The frames of which there are many are built and read in ``vsync.daemon.frames``.
 """
 
-import json
 import struct
 from collections.abc import Generator, Sequence
 from enum import IntEnum
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from construct import (
     Bytes,
     Const,
     Construct,
     ConstructError,
+    Flag,
     GreedyBytes,
     GreedyString,
     Int8ub,
     Int16ub,
     Int32ub,
     Int64ub,
+    PascalString,
     PrefixedArray,
     Struct,
     Terminated,
 )
 
-from vsync.errors import DaemonError, MisuseError
-from vsync.events import ConfigurationChanged, Delivery
-from vsync.vocabulary import (
-    GROUP_KEY_BYTES,
-    GROUPS_PER_MESSAGE_MAX,
-    Configuration,
-    GroupKey,
-    Guarantee,
-    Kind,
-    MessageId,
-    NodeId,
-    Priority,
+from vsync.errors import (
+    DaemonError,
+    DaemonLost,
+    DuplicateNode,
+    Evicted,
+    MessageTooLarge,
+    MisuseError,
+    NodeClosed,
+    NotMember,
+    PriorityHeld,
+    ServiceFailed,
+    StateFailed,
+    TraceFailed,
+    TransportFailed,
+    Undelivered,
+    VsyncError,
 )
+from vsync.vocabulary import GROUP_KEY_BYTES, Cause, SlowPolicy
 
-DAEMON_PROTOCOL: Final = 1
+DAEMON_PROTOCOL: Final = 2
 """Raised when older clients could no longer follow."""
 
 GROUPS_MAX: Final = 4096
-"""Groups that one session may join."""
+"""Groups that one session may join, and that one JOIN or LEAVE may name."""
 
-FRAME_EXTRA_BYTES: Final = 4 + GROUPS_MAX * GROUP_KEY_BYTES
+FRAME_EXTRA_BYTES: Final = 64 + GROUPS_MAX * GROUP_KEY_BYTES
 """A frame may be larger than the largest message by this much."""
 
-BATCH_BYTES: Final = 2**18
-"""About how much a SEND carries at most, unless one message is larger."""
+HELLO_BYTES_MAX: Final = 512
+"""Before its HELLO nobody needs a larger frame."""
+
+NAME_BYTES_MAX: Final = 255
 
 
 class Type(IntEnum):
     """The byte after a frame's length."""
 
-    HELLO = 1
-    WELCOME = 2
-    ERROR = 3  #: the server says why, and closes
-    GROUPS = 4  #: the client's joined groups are now these
-    DONE = 5  #: the last GROUPS is in effect
-    SEND = 6  #: one or more messages
-    ACCEPTED = 7  #: the messages of one SEND were accepted
-    STATUS = 8
-    STATUS_IS = 9
-    DELIVERY = 10
-    CONFIGURATION = 11
+    HELLO = 1  #: the client: what it speaks, and how its session is to be
+    WELCOME = 2  #: the server: which session that is
+    END = 3  #: the server says why, and closes
+    BYE = 4  #: the client leaves; once its messages are accepted the server closes
+    JOIN = 5
+    LEAVE = 6
+    STATUS = 7
+    REQUEST = 8  #: of a service
+    SEND = 9  #: one or more messages
+    DONE = 10  #: a JOIN or LEAVE is in effect
+    ANSWER = 11  #: to a STATUS (JSON) or a REQUEST
+    ACCEPTED = 12  #: the messages of a SEND have their ids
+    REFUSED = 13  #: what was asked cannot be; the session goes on
+    WAITING = 14  #: a SEND waits for room
+    TAKEN = 15  #: the client has dealt with so many bytes of events
+    DELIVERY = 16
+    CONFIGURATION = 17
+    VIEW = 18
 
+
+ERRORS: Final[tuple[type[VsyncError], ...]] = (
+    VsyncError,
+    DaemonError,
+    DaemonLost,
+    MisuseError,
+    MessageTooLarge,
+    NotMember,
+    PriorityHeld,
+    NodeClosed,
+    Undelivered,
+    Evicted,
+    ServiceFailed,
+    DuplicateNode,
+    TransportFailed,
+    StateFailed,
+    TraceFailed,
+)
+"""The errors that cross the socket as what they are; their places here are their numbers."""
+
+SLOW_POLICIES: Final = tuple(SlowPolicy)
+CAUSES: Final = tuple(Cause)
+"""Their places are their numbers, too."""
+
+AS_THE_DAEMON_SAYS: Final = 2**64 - 1
+"""In place of a number of bytes: what ``[daemon]`` in the node's settings says."""
 
 KEY = Bytes(GROUP_KEY_BYTES)
+MEMBER = Struct("node" / Int32ub, "session" / Int32ub)
+MOVE = Struct("node" / Int32ub, "session" / Int32ub, "cause" / Int8ub)
+FAILURE = Struct(
+    "kind" / Int8ub,
+    "numbers" / PrefixedArray(Int8ub, Int64ub),  # what the error is made of, if not of its text
+    "text" / GreedyString("utf8"),
+)
 
-HELLO = Struct("magic" / Const(b"vsync"), "protocol" / Int16ub, Terminated)
+GREETING = Struct("magic" / Const(b"vsync"), "protocol" / Int16ub)
+"""What every version's HELLO begins with."""
+
+HELLO = Struct(
+    "magic" / Const(b"vsync"),
+    "protocol" / Int16ub,
+    "slow" / Int8ub,  # 0: as the daemon says; else 1 more than the policy's place
+    "queue_bytes" / Int64ub,
+    "spill_bytes" / Int64ub,
+    "primary" / Flag,
+    "window_bytes" / Int32ub,  # of events
+    "name" / PascalString(Int8ub, "utf8"),
+    Terminated,
+)
 WELCOME = Struct(
     "protocol" / Int16ub,
     "node" / Int32ub,
+    "session" / Int32ub,
     "life" / Int64ub,
     "message_bytes_max" / Int32ub,
+    "window_bytes" / Int32ub,  # of SEND
+    "requests_max" / Int16ub,  # JOIN, LEAVE, STATUS and REQUEST under way at a time
     Terminated,
 )
-GROUPS = Struct("groups" / PrefixedArray(Int16ub, KEY), Terminated)
-ERROR = Struct("text" / GreedyString("utf8"))
+END = Struct("failure" / FAILURE)
+BYE = Struct(Terminated)
+JOIN = Struct(
+    "number" / Int32ub, "closed" / Flag, "groups" / PrefixedArray(Int16ub, KEY), Terminated
+)
+LEAVE = Struct("number" / Int32ub, "groups" / PrefixedArray(Int16ub, KEY), Terminated)
+STATUS = Struct("number" / Int32ub, Terminated)
+REQUEST = Struct("number" / Int32ub, "service" / PascalString(Int8ub, "utf8"), "body" / GreedyBytes)
 SEND = Struct(
+    "number" / Int32ub,
     "guarantee" / Int8ub,
     "priority" / Int8ub,
     "groups" / PrefixedArray(Int8ub, KEY),
     "lengths" / PrefixedArray(Int32ub, Int32ub),
     "payloads" / GreedyBytes,  # one after another
 )
-ACCEPTED = Struct("priority" / Int8ub, "first" / Int64ub, "count" / Int32ub, Terminated)
+DONE = Struct("number" / Int32ub, Terminated)
+ANSWER = Struct("number" / Int32ub, "body" / GreedyBytes)
+ACCEPTED = Struct("number" / Int32ub, "first" / Int64ub, "count" / Int32ub, Terminated)
+REFUSED = Struct("number" / Int32ub, "failure" / FAILURE)
+WAITING = Struct(
+    "node" / Int32ub,  # whose application is too slow; 0: the ring is merely behind
+    "waited_ms" / Int32ub,
+    Terminated,
+)
+TAKEN = Struct("bytes" / Int32ub, Terminated)
 DELIVERY = Struct(
-    "sender" / Int32ub,
+    "node" / Int32ub,
+    "session" / Int32ub,
     "life" / Int64ub,
     "priority" / Int8ub,
     "counter" / Int64ub,
@@ -99,26 +185,76 @@ DELIVERY = Struct(
     "groups" / PrefixedArray(Int8ub, KEY),
     "payload" / GreedyBytes,
 )
+CONFIGURATION = Struct(
+    "id" / PascalString(Int16ub, "utf8"),
+    "transitional" / Flag,
+    "members" / PrefixedArray(Int32ub, Int32ub),
+    "joined" / PrefixedArray(Int32ub, Int32ub),
+    "left" / PrefixedArray(Int32ub, Int32ub),
+    "next" / PascalString(Int16ub, "utf8"),  # empty: none
+    "primary" / Int8ub,  # 0: not asked for; 1: no; 2: yes
+    "reason" / PascalString(Int16ub, "utf8"),
+    Terminated,
+)
+VIEW = Struct(
+    "group" / KEY,
+    "closed" / Flag,
+    "members" / PrefixedArray(Int32ub, MEMBER),
+    "joined" / PrefixedArray(Int32ub, MOVE),
+    "left" / PrefixedArray(Int32ub, MOVE),
+    Terminated,
+)
+
+DECLARATIONS: Final[dict[Type, "Construct[Any, Any]"]] = {
+    Type.HELLO: HELLO,
+    Type.WELCOME: WELCOME,
+    Type.END: END,
+    Type.BYE: BYE,
+    Type.JOIN: JOIN,
+    Type.LEAVE: LEAVE,
+    Type.STATUS: STATUS,
+    Type.REQUEST: REQUEST,
+    Type.SEND: SEND,
+    Type.DONE: DONE,
+    Type.ANSWER: ANSWER,
+    Type.ACCEPTED: ACCEPTED,
+    Type.REFUSED: REFUSED,
+    Type.WAITING: WAITING,
+    Type.TAKEN: TAKEN,
+    Type.DELIVERY: DELIVERY,
+    Type.CONFIGURATION: CONFIGURATION,
+    Type.VIEW: VIEW,
+}
+"""The body of each frame."""
 
 _LENGTH: Final = struct.Struct(">I")
-_FRAME: Final = struct.Struct(">IB")
-_DELIVERY_FAST: Final = struct.Struct(">IQBQBB")
-_SEND_FAST: Final = struct.Struct(">BBB")
-_ACCEPTED_FAST: Final = struct.Struct(">BQI")
+_HEAD: Final = struct.Struct(">IB")
+HEAD_BYTES: Final = _HEAD.size
+"""What a frame has before its body."""
 
 
 def frame(kind: Type, body: bytes = b"") -> bytes:
     """One frame."""
-    return _FRAME.pack(len(body) + 1, kind) + body
+    return _HEAD.pack(len(body) + 1, kind) + body
 
 
-def build(kind: Type, declaration: "Construct[Any, Any]", **fields: Any) -> bytes:
-    """One frame, its body as *declaration* has it."""
-    return frame(kind, declaration.build(fields))
+def build(kind: Type, **fields: Any) -> bytes:
+    """One frame, its body as declared."""
+    return frame(kind, DECLARATIONS[kind].build(fields))
 
 
-def parse(declaration: "Construct[Any, Any]", body: bytes) -> Any:
-    """A body's fields. Raises DaemonError if it is none of *declaration*."""
+def parse(kind: Type, body: bytes) -> Any:
+    """The fields of a body. Raises DaemonError if they are not as declared."""
+    return _parse(DECLARATIONS[kind], body)
+
+
+def parse_protocol(body: bytes) -> int:
+    """Which protocol a HELLO of any version speaks. Raises DaemonError."""
+    protocol: int = _parse(GREETING, body).protocol
+    return protocol
+
+
+def _parse(declaration: "Construct[Any, Any]", body: bytes) -> Any:
     try:
         return declaration.parse(body)
     except (ConstructError, UnicodeDecodeError) as error:
@@ -126,13 +262,33 @@ def parse(declaration: "Construct[Any, Any]", body: bytes) -> Any:
         raise DaemonError(f"the other side sent a frame that makes no sense: {reason}") from error
 
 
-class Send(NamedTuple):
-    """Messages that a client wants sent, all alike but for their payloads."""
+def failure_fields(error: VsyncError) -> dict[str, Any]:
+    """*error* as FAILURE declares it: as what it is, or what it is a kind of."""
+    kind = next(place for place in map(_place, type(error).__mro__) if place is not None)
+    numbers: Sequence[int] = ()
+    match error:
+        case MessageTooLarge():
+            numbers = error.size_bytes, error.limit_bytes
+        case Undelivered():
+            numbers = (error.messages,)
+    return {"kind": kind, "numbers": numbers, "text": str(error)}
 
-    groups: tuple[GroupKey, ...]
-    payloads: list[bytes]
-    guarantee: Guarantee
-    priority: Priority
+
+def _place(kind: type) -> int | None:
+    return ERRORS.index(kind) if kind in ERRORS else None
+
+
+def failure(fields: Any) -> VsyncError:
+    """The error that FAILURE tells of."""
+    kind = ERRORS[fields.kind] if fields.kind < len(ERRORS) else DaemonError
+    numbers = tuple(fields.numbers)
+    if kind is MessageTooLarge and len(numbers) == 2:
+        return MessageTooLarge(*numbers)
+    if kind is Undelivered and len(numbers) == 1:
+        return Undelivered(*numbers)
+    if kind in (MessageTooLarge, Undelivered):
+        return DaemonError(fields.text)
+    return kind(fields.text)
 
 
 class FrameReader:
@@ -140,7 +296,9 @@ class FrameReader:
 
     def __init__(self, frame_bytes_max: int) -> None:
         self.frame_bytes_max = frame_bytes_max
-        self._buffer = bytearray()
+        self._rest = bytearray()
+        self._needed = 0
+        """Without so many bytes there is no frame in what rests."""
 
     def feed(self, data: bytes) -> Generator[tuple[int, bytes], None, None]:
         """Add *data*; the frames that are complete now, as type and body.
@@ -148,156 +306,28 @@ class FrameReader:
         Frames that the caller does not ask for any more stay for the next call.
         Raises DaemonError for a length that no frame has.
         """
-        buffer = self._buffer
-        buffer += data
-        start = 0
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._needed:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
+        place, end = 0, len(data)
+        unpack, limit = _LENGTH.unpack_from, self.frame_bytes_max
+        self._needed = _LENGTH.size
         try:
-            while len(buffer) - start >= _LENGTH.size:
-                (length,) = _LENGTH.unpack_from(buffer, start)
-                if not 1 <= length <= self.frame_bytes_max:
+            while end - place >= 4:
+                (length,) = unpack(data, place)
+                if not 1 <= length <= limit:
                     raise DaemonError(
-                        f"the other side announces a frame of {length} bytes; "
-                        f"1 to {self.frame_bytes_max} are possible"
+                        f"the other side announces a frame of {length} bytes; 1 to {limit} are "
+                        "possible"
                     )
-                end = start + _LENGTH.size + length
-                if len(buffer) < end:
+                start, following = place + 5, place + 4 + length
+                if end < following:
+                    self._needed = following - place
                     break
-                body = start + _FRAME.size
-                start = end
-                yield buffer[body - 1], bytes(memoryview(buffer)[body:end])
+                place = following
+                yield data[start - 1], data[start:following]
         finally:
-            del buffer[:start]
-
-
-def send_frame(
-    groups: Sequence[GroupKey], payloads: Sequence[bytes], guarantee: Guarantee, priority: Priority
-) -> bytes:
-    """The frame that sends *payloads*, as ``SEND`` declares it."""
-    count = len(payloads)
-    body = b"".join(
-        (
-            _SEND_FAST.pack(guarantee, priority, len(groups)),
-            *(group.key for group in groups),
-            struct.pack(f">{count + 1}I", count, *map(len, payloads)),
-            *payloads,
-        )
-    )
-    return frame(Type.SEND, body)
-
-
-def parse_send(body: bytes) -> Send:
-    """Read a SEND."""
-    try:
-        guarantee, priority, groups_count = _SEND_FAST.unpack_from(body)
-        start = _SEND_FAST.size + groups_count * GROUP_KEY_BYTES
-        groups = _keys(body[_SEND_FAST.size : start])
-        (count,) = _LENGTH.unpack_from(body, start)
-        start += _LENGTH.size
-        if not 1 <= groups_count <= GROUPS_PER_MESSAGE_MAX:
-            raise DaemonError(f"a message goes to 1 to {GROUPS_PER_MESSAGE_MAX} groups")
-        if not 1 <= count <= (len(body) - start) // _LENGTH.size:
-            raise DaemonError(f"the client announces {count} messages in {len(body)} bytes")
-        lengths = struct.unpack_from(f">{count}I", body, start)
-        start += count * _LENGTH.size
-        if sum(lengths) != len(body) - start:
-            raise DaemonError("the client sent messages whose lengths do not add up")
-        payloads = []
-        for length in lengths:
-            payloads.append(body[start : start + length])
-            start += length
-        return Send(groups, payloads, Guarantee(guarantee), Priority(priority))
-    except (struct.error, ValueError, MisuseError) as error:
-        raise DaemonError(f"the client sent messages that make no sense: {error}") from error
-
-
-def accepted_frame(priority: Priority, first: int, count: int) -> bytes:
-    """The frame that says which messages were accepted, as ``ACCEPTED`` declares it."""
-    return frame(Type.ACCEPTED, _ACCEPTED_FAST.pack(priority, first, count))
-
-
-def parse_accepted(body: bytes) -> tuple[int, int]:
-    """Read an ACCEPTED: the counter of the first message, and how many."""
-    try:
-        _, first, count = _ACCEPTED_FAST.unpack(body)
-    except struct.error as error:
-        raise DaemonError(f"the daemon sent an answer that makes no sense: {error}") from error
-    return first, count
-
-
-@lru_cache(maxsize=1024)
-def _keys(keys: bytes) -> tuple[GroupKey, ...]:
-    """Group keys, one after another. Few differ, and making one costs more than finding it."""
-    return tuple(
-        GroupKey(keys[place : place + GROUP_KEY_BYTES])
-        for place in range(0, len(keys), GROUP_KEY_BYTES)
-    )
-
-
-def event_frame(event: Delivery | ConfigurationChanged) -> bytes:
-    """The frame that tells a client of *event*."""
-    if isinstance(event, ConfigurationChanged):
-        return frame(Type.CONFIGURATION, json.dumps(configuration_fields(event)).encode())
-    message = event.message
-    body = b"".join(
-        (
-            _DELIVERY_FAST.pack(
-                message.node,
-                message.life,
-                message.priority,
-                message.counter,
-                event.guarantee,
-                len(event.groups),
-            ),
-            *(group.key for group in event.groups),
-            event.payload,
-        )
-    )
-    return frame(Type.DELIVERY, body)
-
-
-def configuration_fields(event: ConfigurationChanged) -> dict[str, Any]:
-    """A configuration as JSON has it."""
-    configuration = event.configuration
-    return {
-        "id": configuration.id,
-        "kind": configuration.kind.value,
-        "members": configuration.members,
-        "joined": configuration.joined,
-        "left": configuration.left,
-        "next": configuration.next,
-    }
-
-
-def parse_configuration(body: bytes) -> Configuration:
-    """Read a configuration."""
-    try:
-        fields = json.loads(body)
-        return Configuration(
-            id=str(fields["id"]),
-            kind=Kind(fields["kind"]),
-            members=tuple(map(NodeId, fields["members"])),
-            joined=tuple(map(NodeId, fields["joined"])),
-            left=tuple(map(NodeId, fields["left"])),
-            next=fields["next"],
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise DaemonError(
-            f"the daemon sent a configuration that makes no sense: {error}"
-        ) from error
-
-
-def parse_delivery(body: bytes, configuration: Configuration) -> Delivery:
-    """Read a delivery, which belongs to *configuration*."""
-    try:
-        sender, life, priority, counter, guarantee, count = _DELIVERY_FAST.unpack_from(body)
-        start = _DELIVERY_FAST.size
-        end = start + count * GROUP_KEY_BYTES
-        return Delivery(
-            MessageId(NodeId(sender), life, Priority(priority), counter),
-            _keys(body[start:end]),
-            body[end:],
-            Guarantee(guarantee),
-            configuration,
-        )
-    except (struct.error, ValueError, MisuseError) as error:
-        raise DaemonError(f"the daemon sent a delivery that makes no sense: {error}") from error
+            self._rest += data[place:]

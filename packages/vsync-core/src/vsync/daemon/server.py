@@ -1,7 +1,10 @@
 """Server: a node's sessions, for local programs.
 
-One client's nonsense ends that client alone. A client that does not read holds up the ring, as any
-slow session does, until ``client_stuck_s`` has passed; then it is cut off.
+One client's nonsense ends that client alone. What a client is owed is bounded: events by the window
+that it has opened, answers by how much it may ask at a time; so its daemon goes on reading whatever
+it says, and what it has to say to others never waits for it. A client that does not take its events
+meets its session's ``SlowPolicy``; if that is to have the ring wait, ``client_stuck_s`` is the end
+of it.
 """
 
 import contextlib
@@ -12,6 +15,10 @@ import os
 import socket
 import stat
 import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,19 +26,37 @@ import anyio
 import anyio.abc
 
 from vsync.api.node import Node, NodeSession
-from vsync.daemon import protocol
+from vsync.daemon import frames, protocol
+from vsync.daemon.frames import EventFrames, Send
+from vsync.daemon.peers import Doorkeeper, peer_of
 from vsync.daemon.protocol import DAEMON_PROTOCOL, FrameReader, Type
-from vsync.daemon.stream import Stream, accept, listen
-from vsync.errors import DaemonError, MisuseError, VsyncError
-from vsync.events import ConfigurationChanged, Delivery
-from vsync.vocabulary import GroupKey
+from vsync.daemon.stream import WRITE_BYTES, Outgoing, Stream, accept, listen
+from vsync.errors import (
+    DaemonError,
+    DaemonLost,
+    Evicted,
+    MisuseError,
+    ServiceFailed,
+    VsyncError,
+)
+from vsync.settings import MESSAGE_BYTES_LIMIT, DaemonSection
+from vsync.vocabulary import Cause, GroupKey, SlowPolicy
 
 RECEIVE_BYTES: Final = 2**18
 HELLO_S: Final = 5.0
 """How long a new client may take to say HELLO."""
 
-WRITE_BYTES: Final = 2**18
-"""About how much is handed to the kernel at once."""
+SEND_WINDOW_BYTES: Final = 2**20
+"""What a client may send beyond what was accepted, unless a single message is larger."""
+
+REQUESTS_MAX: Final = 64
+"""What a client may ask at a time, besides sending."""
+
+TICK_S: Final = 0.1
+"""How often it is looked at who waits for whom."""
+
+FAREWELL_S: Final = 0.5
+"""How long a client that is to go may take to hear why."""
 
 
 logger = logging.getLogger(__name__)
@@ -43,27 +68,27 @@ async def serve(
     *,
     task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve *node* at the Unix socket *path*, for this user alone, until cancelled.
+    """Serve *node* at the Unix socket *path* until cancelled.
 
-    Raises DaemonError if the socket cannot be made, or if another daemon serves there.
+    This user and root may use it, and whom ``users`` and ``groups`` in ``[daemon]`` name; the
+    kernel says who somebody is. Raises DaemonError if the socket cannot be made, or if another
+    daemon serves there; SettingsError for a user or group that does not exist.
     """
     place = Path(path)
+    server = _Server(node)
     _clear(place)
     try:
-        listener = listen(str(place))
+        listener = listen(str(place), server.doorkeeper.mode)
     except OSError as error:
         raise DaemonError(
             f"cannot make the socket {place}: {error.strerror or error}; choose another place with "
             "--socket or with socket in [daemon]"
         ) from error
-
-    async def handle(stream: Stream) -> None:
-        async with stream:
-            await _Client(node, stream).run()
-
     try:
-        task_status.started()
-        await accept(listener, handle)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.tick)
+            task_status.started()
+            await accept(listener, server.handle)
     finally:
         listener.close()
         with contextlib.suppress(OSError):
@@ -96,150 +121,405 @@ def _clear(place: Path) -> None:
     place.unlink(missing_ok=True)
 
 
+class _Server:
+    """All clients of one socket."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.doorkeeper = Doorkeeper(node.settings.daemon)
+        self.frames = EventFrames()
+        self.connected = 0
+        self.clients: set[_Client] = set()
+        """Those that have a session."""
+
+    async def handle(self, stream: Stream) -> None:
+        """Serve one connection to its end."""
+        self.connected += 1
+        try:
+            async with stream:
+                await _Client(self, stream).run()
+        finally:
+            self.connected -= 1
+
+    def check(self, stream: Stream) -> None:
+        """Raise DaemonError if nobody else, or not this one, is let in."""
+        try:
+            self.doorkeeper.check(peer_of(stream.socket))
+        except OSError as error:
+            raise DaemonError(f"cannot tell who connects: {error}") from error
+        limit = self.node.settings.daemon.clients_max
+        if self.connected > limit:
+            raise DaemonError(
+                f"this daemon has {limit} clients already; end one, or raise clients_max in "
+                "[daemon] of the node's settings"
+            )
+
+    async def tick(self) -> None:
+        """Look after all clients, again and again."""
+        while True:
+            await anyio.sleep(TICK_S)
+            now = time.monotonic()
+            for client in tuple(self.clients):
+                client.tick(now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wishes:
+    """What a client's HELLO asks for."""
+
+    slow: SlowPolicy
+    queue_bytes: int
+    spill_bytes: int
+    primary: bool
+    window_bytes: int
+    name: str
+
+    @classmethod
+    def from_hello(cls, body: bytes, bounds: DaemonSection) -> "_Wishes":
+        """Read a HELLO. Raises DaemonError for what is not allowed here."""
+        fields = protocol.parse(Type.HELLO, body)
+        if fields.slow > len(protocol.SLOW_POLICIES):
+            raise DaemonError(f"the client asks for a policy {fields.slow} that nobody knows")
+        slow = protocol.SLOW_POLICIES[fields.slow - 1] if fields.slow else SlowPolicy(bounds.slow)
+        if slow is SlowPolicy.BLOCK and not bounds.may_block:
+            raise DaemonError(
+                "this daemon lets no program hold up the ring (may_block in [daemon] of the node's "
+                "settings); connect with slow=SlowPolicy.EVICT or SPILL"
+            )
+        return cls(
+            slow=slow,
+            queue_bytes=_bounded(
+                "queue_bytes", fields.queue_bytes, bounds.queue_bytes, bounds.queue_bytes_max
+            ),
+            spill_bytes=_bounded(
+                "spill_bytes", fields.spill_bytes, bounds.spill_bytes, bounds.spill_bytes_max
+            ),
+            primary=fields.primary,
+            window_bytes=fields.window_bytes,
+            name=fields.name,
+        )
+
+
+def _bounded(name: str, asked: int, usual: int, most: int) -> int:
+    if asked == protocol.AS_THE_DAEMON_SAYS:
+        return usual
+    if asked > most:
+        raise DaemonError(
+            f"the client asks for {name}={asked}, and this daemon allows {most} ({name}_max in "
+            "[daemon] of the node's settings)"
+        )
+    return asked
+
+
 class _Client:
     """One client, from its HELLO to its end."""
 
-    def __init__(self, node: Node, stream: Stream) -> None:
-        self._node = node
+    def __init__(self, server: _Server, stream: Stream) -> None:
+        self._server = server
+        self._node = server.node
         self._stream = stream
-        self._limit = node.settings.ring.message_bytes_max + protocol.FRAME_EXTRA_BYTES
-        self._reader = FrameReader(64)  # before its HELLO nobody needs more
-        self._writing = anyio.Lock()
+        self._outgoing = Outgoing(stream)
+        self._reader = FrameReader(protocol.HELLO_BYTES_MAX)
+        self._window_bytes = 0
+        self._untaken_bytes = 0
+        """Bytes of events that were sent and that the client has not dealt with."""
+        self._window_opened = anyio.Event()
+        self._requests = 0
+        self._sends: deque[tuple[Send, int]] = deque()
+        self._sends_bytes = 0
+        self._sends_news = anyio.Event()
+        self._sends_done = anyio.Event()
+        self._send_window_bytes = max(
+            SEND_WINDOW_BYTES, 2 * server.node.settings.ring.message_bytes_max
+        )
+        self._sending_since: float | None = None
+        self._session: NodeSession | None = None
+        self._scope = anyio.CancelScope()
+        self._stuck: Evicted | None = None
+        self._leaves = False
 
     async def run(self) -> None:
         """Serve the client until it goes, misbehaves, or the node ends."""
+        failure: VsyncError | None = DaemonLost("the daemon was stopped")
         try:
-            await self._greet()
-            async with (
-                self._node.session(name="of a local program") as session,
-                anyio.create_task_group() as tasks,
-            ):
-                tasks.start_soon(self._tell, session)
-                tasks.start_soon(self._watch, session, tasks.cancel_scope)
-                await self._obey(session)
-                tasks.cancel_scope.cancel()
+            self._server.check(self._stream)
+            session = await self._greet()
+            with self._scope:
+                await self._attend(session)
+            failure = self._stuck  # None: it has left
         except* (anyio.ClosedResourceError, anyio.EndOfStream):
-            pass  # it has gone
+            failure = None  # it has gone
         except* VsyncError as errors:
-            await self._refuse(errors)
+            failure = _first(errors)
+        finally:
+            await self._say_farewell(failure)
 
-    async def _refuse(self, errors: BaseExceptionGroup[VsyncError]) -> None:
-        """Tell the client why this is its end, if it still listens."""
-        error: BaseException = errors
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        with anyio.move_on_after(1):
+    async def _say_farewell(self, failure: VsyncError | None) -> None:
+        """Write what is owed, and why this is the end, if the client still listens."""
+        if failure is not None:
+            fields = protocol.failure_fields(failure)
+            self._outgoing.put(protocol.build(Type.END, failure=fields))
+        with anyio.move_on_after(FAREWELL_S, shield=True):
             try:
-                await self._write(protocol.build(Type.ERROR, protocol.ERROR, text=str(error)))
+                await self._outgoing.flush()
             except (anyio.ClosedResourceError, anyio.EndOfStream):
                 return
 
-    async def _greet(self) -> None:
+    async def _greet(self) -> NodeSession:
+        """Hear who the client is and what it wants. Raises DaemonError."""
+        node = self._node
         with anyio.move_on_after(HELLO_S) as waiting:
-            first: tuple[int, bytes] | None = None
-            while first is None:
-                data = await self._stream.receive(4096)
-                with contextlib.closing(self._reader.feed(data)) as frames:
-                    first = next(frames, None)  # what came with it is looked at later
-            kind, body = first
+            kind, body = await self._first_frame()
             if kind != Type.HELLO:
                 raise DaemonError("a client begins with HELLO; is this a vsync client?")
-            theirs = protocol.parse(protocol.HELLO, body).protocol
-            if theirs != DAEMON_PROTOCOL:
-                raise DaemonError(
-                    f"the client speaks protocol {theirs}, this daemon {DAEMON_PROTOCOL}; "
-                    "install the same version of vsync-core for both"
-                )
-            self._reader.frame_bytes_max = self._limit
         if waiting.cancelled_caught:
             raise DaemonError(f"the client said nothing for {HELLO_S:.0f} s")
-        await self._write(
+        theirs = protocol.parse_protocol(body)
+        if theirs != DAEMON_PROTOCOL:
+            raise DaemonError(
+                f"the client speaks protocol {theirs}, this daemon {DAEMON_PROTOCOL}; "
+                "install the same version of vsync-core for both"
+            )
+        wishes = _Wishes.from_hello(body, node.settings.daemon)
+        session = node.session(
+            name=wishes.name or "of a local program",
+            slow=wishes.slow,
+            queue_bytes=wishes.queue_bytes,
+            spill_bytes=wishes.spill_bytes,
+            primary=wishes.primary,
+        )
+        self._window_bytes = wishes.window_bytes
+        limit = node.settings.ring.message_bytes_max
+        self._reader.frame_bytes_max = limit + protocol.FRAME_EXTRA_BYTES
+        self._outgoing.put(
             protocol.build(
                 Type.WELCOME,
-                protocol.WELCOME,
                 protocol=DAEMON_PROTOCOL,
-                node=self._node.id,
-                life=self._node.life,
-                message_bytes_max=self._node.settings.ring.message_bytes_max,
+                node=node.id,
+                session=session.member.session,
+                life=node.life,
+                message_bytes_max=limit,
+                window_bytes=self._send_window_bytes,
+                requests_max=REQUESTS_MAX,
             )
         )
+        return session
 
-    async def _obey(self, session: NodeSession) -> None:
-        """Carry out what the client asks for, in its order."""
-        data = b""  # at first, what came together with HELLO
+    async def _first_frame(self) -> tuple[int, bytes]:
         while True:
-            answers = [
-                await self._answer(session, kind, body) for kind, body in self._reader.feed(data)
-            ]
-            if answers:
-                await self._write(b"".join(answers))
-            try:
-                data = await self._stream.receive(RECEIVE_BYTES)
-            except anyio.EndOfStream:
-                return
+            data = await self._stream.receive(4096)
+            with contextlib.closing(self._reader.feed(data)) as found:
+                for kind, body in found:
+                    return kind, body  # what came with it is looked at later
 
-    async def _answer(self, session: NodeSession, kind: int, body: bytes) -> bytes:
+    async def _attend(self, session: NodeSession) -> None:
+        """Serve *session*, and end it with the cause of its end."""
+        clients, event_frames = self._server.clients, self._server.frames
+        async with session:
+            self._session = session
+            clients.add(self)
+            event_frames.joined()
+            cause = Cause.DIED
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._outgoing.run)
+                    tasks.start_soon(self._tell, session)
+                    tasks.start_soon(self._send, session)
+                    await self._obey(session, tasks)
+                    tasks.cancel_scope.cancel()
+            except anyio.get_cancelled_exc_class():
+                cause = Cause.LEFT  # the daemon ends
+                raise
+            finally:
+                event_frames.left()
+                clients.discard(self)
+                if self._leaves:
+                    cause = Cause.LEFT
+                elif self._stuck is not None:
+                    cause = Cause.EVICTED
+                session.close(cause)
+
+    # --- what the client says -------------------------------------------------------------------
+
+    async def _obey(self, session: NodeSession, tasks: anyio.abc.TaskGroup) -> None:
+        """Take in what the client says, until it leaves. Waits for nothing but the client."""
+        data = b""  # at first, what came together with HELLO
+        while not self._leaves:
+            for kind, body in self._reader.feed(data):
+                match kind:
+                    case Type.SEND:
+                        self._queue(frames.parse_send(body), len(body))
+                    case Type.TAKEN:
+                        taken = frames.parse_taken(body)
+                        self._untaken_bytes = max(0, self._untaken_bytes - taken)
+                        self._window_opened.set()
+                    case Type.BYE:
+                        protocol.parse(Type.BYE, body)
+                        self._leaves = True
+                        break
+                    case _:
+                        self._begin(session, tasks, kind, body)
+            if not self._leaves:
+                data = await self._stream.receive(RECEIVE_BYTES)
+        while self._sends_bytes:  # what it has sent is accepted before it has left
+            self._sends_done = anyio.Event()
+            await self._sends_done.wait()
+
+    def _queue(self, send: Send, size: int) -> None:
+        if self._sends_bytes and self._sends_bytes + size > self._send_window_bytes:
+            raise DaemonError(
+                f"the client sends more than the {self._send_window_bytes} bytes that it may"
+            )
+        self._sends.append((send, size))
+        self._sends_bytes += size
+        self._sends_news.set()
+
+    def _begin(
+        self, session: NodeSession, tasks: anyio.abc.TaskGroup, kind: int, body: bytes
+    ) -> None:
+        """Begin to answer a request; others may be answered before it."""
+        work: Callable[[], Awaitable[bytes | None]]
         match kind:
-            case Type.SEND:
-                return await self._send(session, body)
-            case Type.GROUPS:
-                keys = protocol.parse(protocol.GROUPS, body).groups
-                if len(keys) > protocol.GROUPS_MAX:
-                    raise MisuseError(f"a session joins at most {protocol.GROUPS_MAX} groups")
-                wanted = set(map(GroupKey, keys))
-                await session.leave(*set(session.joined).difference(wanted))
-                await session.join(*sorted(wanted, key=GroupKey.hex))
-                return protocol.frame(Type.DONE)
+            case Type.JOIN:
+                fields = protocol.parse(Type.JOIN, body)
+                work = partial(self._join, session, fields.groups, fields.closed)
+            case Type.LEAVE:
+                fields = protocol.parse(Type.LEAVE, body)
+                work = partial(self._leave, session, fields.groups)
             case Type.STATUS:
-                return protocol.frame(
-                    Type.STATUS_IS, json.dumps(await self._node.status()).encode()
-                )
+                fields = protocol.parse(Type.STATUS, body)
+                work = self._status
+            case Type.REQUEST:
+                fields = protocol.parse(Type.REQUEST, body)
+                work = partial(session.request, fields.service, fields.body)
             case _:
                 raise DaemonError(f"the client sent a frame of unknown type {kind}")
+        self._requests += 1
+        tasks.start_soon(self._answer, fields.number, work)
+        if self._requests > REQUESTS_MAX:
+            raise DaemonError(f"the client asks more than the {REQUESTS_MAX} things that it may")
 
-    async def _send(self, session: NodeSession, body: bytes) -> bytes:
-        messages = protocol.parse_send(body)
-        sent = await session.send_batch(
-            messages.payloads,
-            *messages.groups,
-            guarantee=messages.guarantee,
-            priority=messages.priority,
-        )
-        return protocol.accepted_frame(messages.priority, sent[0].counter, len(sent))
+    async def _answer(self, number: int, work: Callable[[], Awaitable[bytes | None]]) -> None:
+        try:
+            body = await work()
+            if body is not None and len(body) > MESSAGE_BYTES_LIMIT:
+                raise ServiceFailed(
+                    f"the answer has {len(body)} bytes, and {MESSAGE_BYTES_LIMIT} are possible"
+                )
+        except (MisuseError, ServiceFailed) as error:
+            self._refuse(number, error)
+        else:
+            if body is None:
+                self._outgoing.put(protocol.build(Type.DONE, number=number))
+            else:
+                self._outgoing.put(protocol.build(Type.ANSWER, number=number, body=body))
+        await self._outgoing.room()  # until then it counts as under way
+        self._requests -= 1
+
+    def _refuse(self, number: int, error: VsyncError) -> None:
+        fields = protocol.failure_fields(error)
+        self._outgoing.put(protocol.build(Type.REFUSED, number=number, failure=fields))
+
+    async def _join(self, session: NodeSession, keys: list[bytes], closed: bool) -> None:
+        groups = list(map(GroupKey, keys))
+        if len({*session.joined, *groups}) > protocol.GROUPS_MAX:
+            raise MisuseError(
+                f"a session that goes through a daemon joins at most {protocol.GROUPS_MAX} groups"
+            )
+        await session.join(*groups, closed=closed)
+
+    async def _leave(self, session: NodeSession, keys: list[bytes]) -> None:
+        await session.leave(*map(GroupKey, keys))
+
+    async def _status(self) -> bytes:
+        return json.dumps(await self._node.status()).encode()
+
+    async def _send(self, session: NodeSession) -> None:
+        """Send what the client wants sent, in its order."""
+        while True:
+            while not self._sends:
+                self._sends_news = anyio.Event()
+                await self._sends_news.wait()
+            send, size = self._sends.popleft()
+            self._sending_since = time.monotonic()
+            try:
+                sent = await session.send_batch(
+                    send.payloads,
+                    *send.groups,
+                    guarantee=send.guarantee,
+                    priority=send.priority,
+                )
+            except MisuseError as error:
+                self._refuse(send.number, error)
+            else:
+                self._outgoing.put(frames.accepted_frame(send.number, sent[0].counter, len(sent)))
+            self._sending_since = None
+            self._sends_bytes -= size
+            if not self._sends_bytes:
+                self._sends_done.set()
+            await self._outgoing.room()
+
+    # --- what the client is told ----------------------------------------------------------------
 
     async def _tell(self, session: NodeSession) -> None:
-        """Pass on the session's events."""
+        """Pass on the session's events, as the client opens its window."""
         async for batch in session.batches():
             parts: list[bytes] = []
             size = 0
             for event in batch:
-                if not isinstance(event, Delivery | ConfigurationChanged):
-                    continue
-                part = protocol.event_frame(event)
+                part = self._server.frames.of(event)
                 parts.append(part)
                 size += len(part)
                 if size >= WRITE_BYTES:
-                    await self._write(b"".join(parts))
+                    await self._put_events(b"".join(parts), size)
                     parts, size = [], 0
             if parts:
-                await self._write(b"".join(parts))
+                await self._put_events(b"".join(parts), size)
 
-    async def _watch(self, session: NodeSession, scope: anyio.CancelScope) -> None:
-        """Cut the client off if the ring has waited for it too long."""
-        patience = self._node.settings.daemon.client_stuck_s
-        while True:
-            await anyio.sleep(patience / 4)
-            since = session.full_since
-            if since is not None and time.monotonic() - since > patience:
-                logger.warning(
-                    "node %d: a local program took nothing for %.1f s while the ring waited for "
-                    "it, and is cut off",
-                    self._node.id,
-                    patience,
-                )
-                scope.cancel()
-                return
+    async def _put_events(self, data: bytes, size: int) -> None:
+        while self._untaken_bytes and self._untaken_bytes + size > self._window_bytes:
+            self._window_opened = anyio.Event()
+            await self._window_opened.wait()
+        self._untaken_bytes += size
+        self._outgoing.put(data)
+        await self._outgoing.room()
 
-    async def _write(self, data: bytes) -> None:
-        async with self._writing:
-            await self._stream.send(data)
+    def tick(self, now: float) -> None:
+        """Tell the client what its sending waits for; end it if the ring waits for it too long."""
+        session = self._session
+        assert session is not None
+        since = self._sending_since
+        if since is not None and now - since > TICK_S and not self._outgoing.bytes:
+            with contextlib.suppress(VsyncError):  # it comes up where it is awaited
+                blocked = session.would_block()
+                if blocked is not None:
+                    self._outgoing.put(
+                        protocol.build(
+                            Type.WAITING,
+                            node=blocked.blocked_by or 0,
+                            waited_ms=min(2**32 - 1, int(1000 * max(0, now - blocked.since))),
+                        )
+                    )
+        full_since, patience = session.full_since, self._node.settings.daemon.client_stuck_s
+        if full_since is not None and now - full_since > patience and self._stuck is None:
+            self._stuck = Evicted(
+                f"the ring waited for this session for more than {patience:g} s (client_stuck_s in "
+                "[daemon] of the node's settings); take events sooner, or connect with "
+                "slow=SlowPolicy.EVICT or SPILL"
+            )
+            logger.warning(
+                "node %d: the ring waited for session %s (%s) for more than %g s; it is cut off",
+                self._node.id,
+                session.member,
+                session.name,
+                patience,
+            )
+            self._scope.cancel()
+
+
+def _first(errors: BaseExceptionGroup[VsyncError]) -> VsyncError:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, VsyncError)
+    return error

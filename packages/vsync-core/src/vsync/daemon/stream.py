@@ -8,13 +8,21 @@ just that.
 import contextlib
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import anyio
 import anyio.lowlevel
 
-BACKLOG = 128
+BACKLOG: Final = 1024
+"""Callers that may wait to be let in; the system's ``somaxconn`` bounds it, too."""
+
+WRITE_BYTES: Final = 2**18
+"""About how much is handed to the kernel at once."""
+
+OUTGOING_BYTES_MAX: Final = 2**19
+"""As much may wait to be written before ``Outgoing.room`` waits."""
 
 
 class Stream:
@@ -23,15 +31,15 @@ class Stream:
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
-        self._socket = connected
+        self.socket = connected
 
     async def receive(self, bytes_max: int) -> bytes:
         """What has come, at least a byte."""
         while True:
             try:
-                data = self._socket.recv(bytes_max)
+                data = self.socket.recv(bytes_max)
             except BlockingIOError:
-                await anyio.wait_readable(self._socket)
+                await anyio.wait_readable(self.socket)
             except OSError as error:
                 raise self._ended() from error
             else:
@@ -40,26 +48,31 @@ class Stream:
                     raise anyio.EndOfStream
                 return data
 
+    async def send_some(self, data: bytes | memoryview) -> int:
+        """Hand some of *data* over; how many bytes. Who is cancelled has handed none over."""
+        while True:
+            try:
+                return self.socket.send(data)
+            except BlockingIOError:
+                await anyio.wait_writable(self.socket)
+            except OSError as error:
+                raise self._ended() from error
+
     async def send(self, data: bytes) -> None:
         """Hand all of *data* over."""
         view = memoryview(data)
         while view:
-            try:
-                view = view[self._socket.send(view) :]
-            except BlockingIOError:
-                await anyio.wait_writable(self._socket)
-            except OSError as error:
-                raise self._ended() from error
+            view = view[await self.send_some(view) :]
         await anyio.lowlevel.checkpoint()
 
     def _ended(self) -> Exception:
-        return anyio.ClosedResourceError() if self._socket.fileno() < 0 else anyio.EndOfStream()
+        return anyio.ClosedResourceError() if self.socket.fileno() < 0 else anyio.EndOfStream()
 
     def close(self) -> None:
         """Close this side; whoever waits is told."""
-        if self._socket.fileno() >= 0:
-            anyio.notify_closing(self._socket)
-            self._socket.close()
+        if self.socket.fileno() >= 0:
+            anyio.notify_closing(self.socket)
+            self.socket.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -68,8 +81,66 @@ class Stream:
         self.close()
 
 
+class Outgoing:
+    """What is to be written to a stream, in order.
+
+    Who is cancelled while it writes leaves no frame cut: the next who writes goes on in it.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._parts: deque[bytes] = deque()
+        self._head = memoryview(b"")
+        self._news = anyio.Event()
+        self._room = anyio.Event()
+        self.bytes = 0
+        """How much waits."""
+
+    def put(self, data: bytes) -> None:
+        """Have *data* written in its turn. Does not wait: see ``room``."""
+        self._parts.append(data)
+        self.bytes += len(data)
+        self._news.set()
+
+    async def room(self) -> None:
+        """Wait until not too much waits."""
+        while self.bytes > OUTGOING_BYTES_MAX:
+            self._room = anyio.Event()
+            await self._room.wait()
+
+    async def flush(self) -> None:
+        """Write all that waits. One task at a time."""
+        while self.bytes:
+            if not self._head:
+                self._head = memoryview(self._next())
+            sent = await self._stream.send_some(self._head)
+            self._head = self._head[sent:]
+            self.bytes -= sent
+            if self.bytes <= OUTGOING_BYTES_MAX:
+                self._room.set()
+
+    def _next(self) -> bytes:
+        """The next parts, as many as go well together."""
+        first = self._parts.popleft()
+        if not self._parts or len(first) >= WRITE_BYTES:
+            return first
+        parts, size = [first], len(first)
+        while self._parts and size + len(self._parts[0]) <= WRITE_BYTES:
+            parts.append(self._parts.popleft())
+            size += len(parts[-1])
+        return b"".join(parts)
+
+    async def run(self) -> None:
+        """Write whatever comes, until cancelled."""
+        while True:
+            await self.flush()
+            if not self.bytes:
+                self._news = anyio.Event()
+                await self._news.wait()
+
+
 async def connect_stream(place: str) -> Stream:
-    """Connect to the Unix socket *place*. Raises OSError."""
+    """Connect to the Unix socket *place*, as soon as it takes another caller. Raises OSError."""
     connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connecting.setblocking(False)
     try:
@@ -85,12 +156,12 @@ async def connect_stream(place: str) -> Stream:
     return Stream(connecting)
 
 
-def listen(place: str) -> socket.socket:
-    """A listening Unix socket at *place*, for this user alone. Raises OSError."""
+def listen(place: str, mode: int) -> socket.socket:
+    """A listening Unix socket at *place*, whose file has *mode*. Raises OSError."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
-        mask = os.umask(0o177)
+        mask = os.umask(0o777 & ~mode)
         try:
             listener.bind(place)
         finally:
