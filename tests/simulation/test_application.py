@@ -518,8 +518,11 @@ def test_a_simulation_has_nodes() -> None:
 
 def test_settings_that_a_service_refuses_are_told_at_once() -> None:
     simulation = Simulation(idle, services={Ledger: {"colour": "red"}})
-    sentence = "settings of service ledger on node 1 cannot be"
-    with pytest.raises(vsync.MisuseError, match=sentence), simulation:
+    sentence = r"there is no key colour in \[service\.ledger\]"
+    with pytest.raises(vsync.SettingsError, match=sentence), simulation:
+        pass
+    simulation = Simulation(idle, services=["nowhere"])
+    with pytest.raises(vsync.PluginNotFound, match="nowhere"), simulation:
         pass
 
 

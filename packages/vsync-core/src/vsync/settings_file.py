@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -88,14 +88,16 @@ def transport_of(settings: NodeSettings) -> tuple[type[Transport], BaseModel]:
         raise SettingsError(_sentences(error, None, "", transport.SETTINGS, prefix)) from error
 
 
-def services_of(settings: NodeSettings) -> list[tuple[type[Service], BaseModel]]:
-    """The services that the node runs, each with its settings, by name.
+def services_of(
+    settings: NodeSettings, load: Callable[[str], type[Service]] = load_service
+) -> list[tuple[type[Service], BaseModel]]:
+    """The services that the node runs, each with its settings, by name; *load* finds them.
 
     Raises PluginNotFound, SettingsError; also if more than one decides what is primary.
     """
     services: list[tuple[type[Service], BaseModel]] = []
     for name, section in sorted(settings.service.items()):
-        service = load_service(name)
+        service = load(name)
         try:
             services.append((service, service.SETTINGS.model_validate(section)))
         except ValidationError as error:

@@ -40,7 +40,7 @@ from vsync.testing.cluster import SETTLE_S, Line
 from vsync.testing.faults import FAULTS, Running, Step, do
 from vsync.testing.network import Network
 from vsync.testing.simulate import show_line
-from vsync.testing.simulated_node import Life, NodeCluster, SimulatedNode
+from vsync.testing.simulated_node import Life, NodeCluster, Services, SimulatedNode
 from vsync.testing.virtual_loop import SimulationFailed
 from vsync.vocabulary import SlowPolicy
 
@@ -68,7 +68,6 @@ LIFE_AND_DEATH: Final = ("start", "crash", "restart", "leave")
 App = TypeVar("App", covariant=True)
 Result = TypeVar("Result")
 ServiceKind = TypeVar("ServiceKind", bound=Service)
-Services = Mapping[type[Service], Mapping[str, Any]]
 
 
 async def idle(session: Session) -> None:
@@ -85,9 +84,9 @@ class Simulation(Generic[App]):
     is ended when its node leaves or crashes; of a node that crashes nothing remains.
 
     *seed* decides everything that is left to chance. *services* are run by every node: their
-    settings by class, or a function that gives those of a node. *settings* are the ring's;
-    *synchronize_s* is as in ``[node]``; *slow*, *queue_bytes*, *spill_bytes* and *primary* are
-    those of ``Node.session``.
+    settings by class or by name, or a function that gives those of a node. *settings* are the
+    ring's; *synchronize_s* is as in ``[node]``; *slow*, *queue_bytes*, *spill_bytes* and *primary*
+    are those of ``Node.session``.
 
     The block begins when all nodes are in one configuration, and applications have come to rest if
     they do within 0.5 s; with ``start=False``, before any node runs. At its end the properties of
@@ -105,7 +104,7 @@ class Simulation(Generic[App]):
         *,
         nodes: int = 3,
         seed: int = 7,
-        services: Services | Callable[[int], Services] | Iterable[type[Service]] = (),
+        services: Services | Callable[[int], Services] | Iterable[type[Service] | str] = (),
         settings: RingSettings | None = None,
         synchronize_s: float = 30.0,
         slow: SlowPolicy = SlowPolicy.BLOCK,
@@ -536,7 +535,7 @@ class Simulation(Generic[App]):
 
 
 def _by_node(
-    services: Services | Callable[[int], Services] | Iterable[type[Service]],
+    services: Services | Callable[[int], Services] | Iterable[type[Service] | str],
 ) -> Callable[[int], Services]:
     if callable(services):
         return services

@@ -8,11 +8,11 @@ the event loop is one in virtual time.
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import anyio
 import anyio.lowlevel
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from vsync.api.node import (
     SEND_QUEUE_BYTES,
@@ -24,16 +24,21 @@ from vsync.api.node import (
 from vsync.api.services import ServiceRunner
 from vsync.engine import Engine
 from vsync.engine.groups import EngineEvent
-from vsync.errors import MisuseError, NodeClosed
+from vsync.errors import NodeClosed
+from vsync.plugins import load_service
 from vsync.runtime.driver import Driver, Submission
 from vsync.runtime.spill import Worker
 from vsync.service import Service
 from vsync.settings import NodeSettings, RingSettings
+from vsync.settings_file import services_of
 from vsync.testing.cluster import Cluster, Host
 from vsync.testing.network import NEVER
 from vsync.testing.virtual_loop import Process, VirtualLoop
 from vsync.transport import Burst, Packet, Transport
 from vsync.vocabulary import GroupKey, Guarantee, MessageId, Priority
+
+Services: TypeAlias = Mapping[type[Service] | str, Mapping[str, Any]]
+"""Services by class, or by the name of an installed one, and their settings."""
 
 WAKE_MIN_S: Final = 20e-6
 WAKE_MAX_S: Final = 300e-6
@@ -310,7 +315,7 @@ class Life:
 class NodeCluster(Cluster):
     """A cluster whose nodes run *application*, each life anew, in virtual time.
 
-    *services* gives the services of a node: by class, their settings. Whoever wants time to pass
+    *services* gives the services of a node. Whoever wants time to pass
     runs ``loop``. All commands of ``Cluster`` mean the node and its application.
     """
 
@@ -320,7 +325,7 @@ class NodeCluster(Cluster):
         nodes: int,
         seed: int,
         *,
-        services: Callable[[int], Mapping[type[Service], Mapping[str, Any]]],
+        services: Callable[[int], Services],
         settings: RingSettings,
         synchronize_s: float,
     ) -> None:
@@ -336,24 +341,24 @@ class NodeCluster(Cluster):
     def node_settings(
         self, node: int
     ) -> tuple[NodeSettings, Sequence[tuple[type[Service], BaseModel]]]:
-        """What a node is opened with. Raises MisuseError for settings that a service refuses."""
-        chosen = self._services(node)
-        services = []
-        for kind, given in chosen.items():
-            try:
-                services.append((kind, kind.SETTINGS.model_validate(dict(given))))
-            except ValidationError as error:
-                raise MisuseError(
-                    f"the settings of service {kind.NAME} on node {node} cannot be: {error}"
-                ) from None
+        """What a node is opened with. Raises what ``services_of`` does."""
+        chosen = {
+            kind if isinstance(kind, str) else kind.NAME: (kind, dict(section))
+            for kind, section in self._services(node).items()
+        }
         settings = NodeSettings.model_validate(
             {
                 "node": {"id": node, "synchronize_s": self._synchronize_s},
                 "ring": self._settings.model_dump(),
-                "service": {kind.NAME: dict(given) for kind, given in chosen.items()},
+                "service": {name: section for name, (_, section) in chosen.items()},
             }
         )
-        return settings, services
+
+        def load(name: str) -> type[Service]:
+            kind = chosen[name][0]
+            return load_service(kind) if isinstance(kind, str) else kind
+
+        return settings, services_of(settings, load)
 
     def latency_s(self) -> float:
         """How long an application takes to notice something."""
