@@ -1,6 +1,7 @@
 """Every example on a page is what its reader would find: it is run as it is written."""
 
 import os
+import random
 import re
 import shlex
 import shutil
@@ -53,6 +54,7 @@ class Reader:
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.network = f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}."
         self.environment = environment(home)
         self.shell = subprocess.Popen(
             ["bash"],
@@ -110,7 +112,8 @@ class Reader:
         shown = [
             replace(
                 block,
-                text=re.sub(r"(--ring |name = \")tutorial", rf"\1{self.home.name}", block.text),
+                text=self.own(block.text),
+                note=self.own(block.note),
             )
             for block in blocks(page)
         ]
@@ -118,13 +121,21 @@ class Reader:
             name = block.noted("file:")
             if name is not None:
                 (self.home / name).write_text(block.text, encoding="utf-8")
+            program = block.noted("program:")
             node = block.noted("needs a node at")
             if node is not None:
                 self.node(node)
             if block.language == "console":
                 self.console(block)
+            elif program is not None:
+                (self.home / program).write_text(block.text, encoding="utf-8")
             elif block.language == "python":
                 self.python(block, following)
+
+    def own(self, text: str) -> str:
+        """The text with this reader's own ring, and own addresses of the loopback interface."""
+        text = re.sub(r"(--ring |name = \")tutorial", rf"\1{self.home.name}", text)
+        return re.sub(r"\b127\.0\.0\.(?=[123]\b)", self.network, text)
 
     def node(self, socket: str) -> None:
         """A node that listens at *socket*; it ends with the reader."""
