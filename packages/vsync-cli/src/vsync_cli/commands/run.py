@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import resource
 import signal
 import time
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from vsync.vocabulary import NodeId
 from vsync_cli.parameters import SOCKET_VARIABLE
 from vsync_cli.render import configuration_line, write_lines
 from vsync_cli.sockets import check_length, default_socket, prepare_directory
+from vsync_cli.systemd import Notifier, keep_watchdog_quiet
 
 NICE: Final = -10
 """The scheduling priority that a node asks for. With all processors busy, a ring of five keeps its
@@ -60,6 +62,7 @@ def run(config: Path, trace: Path | None, socket: Path | None) -> None:
     """
     settings = read_settings(config)
     ask_for_promptness()
+    allow_many_clients()
     anyio.run(run_node, settings, trace, choose_socket(settings, socket))
 
 
@@ -71,6 +74,16 @@ def ask_for_promptness() -> None:
     """
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0), NICE))
+
+
+def allow_many_clients() -> None:
+    """Raise the limit of open files as far as may be: each local program needs one.
+
+    Many systems begin with 1024, for the sake of programs that use select(2); none is in here.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def collect_garbage_seldom() -> None:
@@ -96,6 +109,7 @@ def choose_socket(settings: NodeSettings, given: Path | None) -> Path:
 
 async def run_node(settings: NodeSettings, trace: Path | None, socket: Path) -> None:
     """Run the node until it is told to leave. Raises VsyncError if it cannot go on."""
+    notifier = Notifier()
     with anyio.open_signal_receiver(*LEAVING_SIGNALS, signal.SIGHUP) as signals:
         async with (
             vsync.open_node(settings, trace=trace) as node,
@@ -103,12 +117,15 @@ async def run_node(settings: NodeSettings, trace: Path | None, socket: Path) -> 
         ):
             await tasks.start(serve, node, socket)
             write_lines([first_line(settings, await node.status(), socket)])
-            tasks.start_soon(tell_configurations, node)
+            tasks.start_soon(tell_configurations, node, notifier)
+            tasks.start_soon(keep_watchdog_quiet, notifier, node)
             collect_garbage_seldom()
+            notifier.tell("READY=1")
             async for number in signals:
                 if number in LEAVING_SIGNALS:
                     break
                 # SIGHUP: whoever started us closed the terminal; a node is there to stay.
+            notifier.tell("STOPPING=1", "STATUS=leaving the ring")
             tasks.cancel_scope.cancel()
     write_lines([f"node {settings.node.id} has left the ring"])
 
@@ -147,15 +164,16 @@ def _place(address: object) -> str:
     return ":".join([f"[{host}]" if ":" in host else host, *rest])
 
 
-async def tell_configurations(node: vsync.Node) -> None:
-    """Print a line for every configuration, with the time of day."""
+async def tell_configurations(node: vsync.Node, notifier: Notifier) -> None:
+    """Print a line for every configuration, with the time of day; tell systemd of the last."""
     async with node.session() as session:
         async for batch in session.batches():
             now = time.strftime("%H:%M:%S")
-            write_lines(
-                [
-                    f"{now} {configuration_line(event.configuration)}"
-                    for event in batch
-                    if isinstance(event, ConfigurationChanged)
-                ]
-            )
+            lines = [
+                configuration_line(event.configuration)
+                for event in batch
+                if isinstance(event, ConfigurationChanged)
+            ]
+            write_lines([f"{now} {line}" for line in lines])
+            for line in lines[-1:]:
+                notifier.tell(f"STATUS={line}")
