@@ -299,17 +299,19 @@ class Node:
         if self._senders or not self._has_room(size):
             engine = self._driver.engine
             blocked_by = engine.blocked_by
-            if self._no_room_since is None:
-                self._no_room_since = time.monotonic()
-            since = self._no_room_since if blocked_by is None else engine.blocked_since
-            raise WouldBlock(blocked_by, since)
-        self._no_room_since = None
+            since = self._no_room_since or time.monotonic()
+            raise WouldBlock(blocked_by, since if blocked_by is None else engine.blocked_since)
 
     def _has_room(self, size: int) -> bool:
         if self._driver.ended:
             raise self._driver.end_error()
         unsent = self._driver.unsent_bytes
-        return unsent == 0 or unsent + size <= self.send_queue_bytes
+        if unsent == 0 or unsent + size <= self.send_queue_bytes:
+            self._no_room_since = None
+            return True
+        if self._no_room_since is None:
+            self._no_room_since = time.monotonic()
+        return False
 
     async def _close(self) -> None:
         """End the services, drain, leave, end the thread."""
@@ -433,7 +435,7 @@ class NodeSession(Session):
                 driver.taken(mailbox)
                 return batch
             if evicted is not None:
-                raise evicted
+                raise evicted.with_traceback(None)  # it may be raised many times
             if ended:
                 raise driver.end_error()
             if self._news.is_set():
@@ -495,7 +497,7 @@ class NodeSession(Session):
 
     def _check_open(self) -> None:
         if self._mailbox.evicted is not None:
-            raise self._mailbox.evicted
+            raise self._mailbox.evicted.with_traceback(None)
         if self._closed:
             raise NodeClosed("the session is closed")
 

@@ -77,7 +77,7 @@ class Route:
         if self._by_session.pop(seat.session, None) is None:
             return False
         self._targets.clear()
-        self._fail_changes(seat, NodeClosed("the session is closed"))
+        self._fail_changes(seat, _closed(seat))
         return True
 
     def targets(self, groups: tuple[GroupKey, ...]) -> Sequence[Seat]:
@@ -104,7 +104,7 @@ class Route:
 
     def _begin(self, seat: Seat, change: Change, changes: list[Change]) -> bool:
         if seat.session not in self._by_session:
-            change.answer.set_exception(NodeClosed("the session is closed"))
+            change.answer.set_exception(_closed(seat))
             return False
         if not change.groups:
             change.answer.set_result(None)
@@ -157,3 +157,8 @@ class Route:
             if not change.answer.done():
                 change.answer.set_exception(error)
         seat.joining, seat.leaving = [], []
+
+
+def _closed(seat: Seat) -> BaseException:
+    """What to raise where a session has ended."""
+    return seat.mailbox.evicted or NodeClosed("the session is closed")
