@@ -43,7 +43,10 @@ SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "node": NodeSection,
     "ring": RingSettings,
     "daemon": DaemonSection,
-    **{f"transport.{name}": load_transport(name).SETTINGS for name in ("udp", "fault", "memory")},
+    **{
+        f"transport.{name}": load_transport(name).SETTINGS
+        for name in ("udp", "udpu", "fault", "memory")
+    },
 }
 """Every section of a settings file, and its model."""
 

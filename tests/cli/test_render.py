@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import rich_click as click
 
 from vsync.events import ConfigurationChanged, Delivery
 from vsync.vocabulary import (
@@ -14,7 +15,7 @@ from vsync.vocabulary import (
     NodeId,
     Priority,
 )
-from vsync_cli.render import event_line, event_record, json_line, payload_text, table
+from vsync_cli.render import event_line, event_record, facts, json_line, payload_text, table
 
 CONFIGURATION = Configuration(
     id="8.1>12.1",
@@ -98,3 +99,16 @@ def test_a_payload_cannot_disturb_a_terminal(payload: bytes, shown: str) -> None
 
 def test_a_table_without_rows_is_its_headings() -> None:
     assert "NAME" in table(["NAME", "KIND"], [])
+
+
+def test_facts_of_many_alike_are_a_table() -> None:
+    peers = [{"address": "a:1", "heard_s": None}, {"address": "bb:22", "heard_s": 0.5}]
+    lines = facts({"mtu": 1500, "peers": peers, "none": []})
+    assert [click.unstyle(line) for line in lines] == [
+        "mtu    1500",
+        "peers:",
+        "  address  heard_s",
+        "  a:1      -",
+        "  bb:22    0.5",
+        "none   none",
+    ]

@@ -1,8 +1,10 @@
 """Peers and hellos, without sockets: in virtual time, on a network of the test's own."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from vsync.errors import MalformedPacket
 from vsync.wire.header import MAGIC
 from vsync_transport_udp.hello import (
     ADDRESSES_MAX,
+    HELLO,
     HELLO_BYTES_MAX,
     HELLO_BYTES_MIN,
     MARK,
@@ -35,6 +38,7 @@ from vsync_transport_udp.peers import (
     Place,
 )
 
+ROOT = Path(__file__).parents[2]
 STEP_S = 0.05
 FORGET_S = 100.0
 
@@ -151,6 +155,12 @@ def test_the_bytes_of_a_hello_are_these() -> None:
         b"\0\0\0\0\0\0\0\0\0\0\xff\xff\xc0\x00\x02\x07\x15\x1d"
         b"\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x07\x15\x1e"
     )
+
+
+def test_the_page_has_every_field_of_a_hello() -> None:
+    page = (ROOT / "docs" / "howto" / "run-without-multicast.md").read_text()
+    names = [part.name for part in HELLO.subcons if part.name]
+    assert re.findall(r"^\| `(\w+)` \| \d", page, flags=re.MULTILINE) == names
 
 
 def test_no_packet_of_a_ring_begins_like_a_hello() -> None:

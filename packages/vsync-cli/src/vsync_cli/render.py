@@ -147,12 +147,16 @@ def write_lines(lines: Sequence[str]) -> None:
 
 
 def facts(values: Mapping[str, object], indent: str = "") -> list[str]:
-    """Names and values as aligned lines; what is nested is indented."""
+    """Names and values as aligned lines; what is nested is indented, many alike are a table."""
     width = max((len(name) for name in values), default=0)
     lines = []
     for name, value in values.items():
         if isinstance(value, Mapping):
             lines += [f"{indent}{name}:", *facts(value, indent + "  ")]
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            rows = [["-" if part is None else part for part in each.values()] for each in value]
+            shown = table(list(value[0]), rows).splitlines()
+            lines += [f"{indent}{name}:", *(f"{indent}  {line}" for line in shown)]
         elif isinstance(value, list | tuple):
             lines.append(f"{indent}{name:<{width}}  {listed(value)}")
         else:
