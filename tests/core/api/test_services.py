@@ -29,6 +29,7 @@ from vsync import (
     ServiceFailed,
 )
 from vsync.service import service_group
+from vsync.settings_file import services_of
 
 pytestmark = pytest.mark.anyio
 
@@ -124,7 +125,10 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     services: dict[str, type[vsync.Service]] = {
         service.NAME: service for service in (Counter, Primary, Stuck, Hasty)
     }
-    monkeypatch.setattr("vsync.settings_file.load_service", services.__getitem__)
+    monkeypatch.setattr(
+        "vsync.api.node.services_of",
+        lambda settings: services_of(settings, services.__getitem__),
+    )
     Counter.all = []
 
 
