@@ -129,6 +129,7 @@ class Simulation(Generic[App]):
         self._faults = Random(f"faults {seed}")
         self._applications: dict[int, tuple[Life, App]] = {}
         self._settled_lines = -1
+        self._ended_with: list[int] | None = None
         self.cluster = NodeCluster(
             self._apply,
             nodes,
@@ -174,7 +175,9 @@ class Simulation(Generic[App]):
 
     @property
     def nodes(self) -> list[int]:
-        """The nodes that run, ascending; paused ones too."""
+        """The nodes that run, ascending, paused ones too; after the block, those that did."""
+        if self._ended_with is not None:
+            return self._ended_with
         return sorted(host.number for host in self.cluster.running())
 
     @property
@@ -189,7 +192,7 @@ class Simulation(Generic[App]):
 
     def application(self, node: int) -> App:
         """The application's object on *node*, in the node's present life; also when its ``run``
-        has returned.
+        has returned, and after the block.
 
         Raises MisuseError if the node does not run or has no configuration yet, or if the
         application is an async function.
@@ -478,8 +481,7 @@ class Simulation(Generic[App]):
 
     def _life(self, number: int) -> Life | None:
         """The present life of a node; None if it does not run."""
-        running = self.cluster.hosts[number].engine is not None
-        return self.cluster.lives.get(number) if running else None
+        return self.cluster.lives.get(number) if number in self.nodes else None
 
     def _node(self, number: int) -> SimulatedNode:
         self._check_nodes(number)
@@ -502,6 +504,7 @@ class Simulation(Generic[App]):
         cluster, loop = self.cluster, self.cluster.loop
         if loop.is_closed():
             return
+        self._ended_with = self.nodes
         cluster.crash(*self.nodes)
         try:
             end = self.now + END_MOST_S
