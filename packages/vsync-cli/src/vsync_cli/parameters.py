@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import rich_click as click
 
+from vsync.daemon import places
 from vsync.errors import MisuseError
 from vsync.vocabulary import GROUP_KEY_BYTES, GroupKey
 
-SOCKET_VARIABLE: Final = "VSYNC_SOCKET"
+SOCKET_VARIABLE: Final = places.SOCKET_VARIABLE
 
 HEX_PREFIX: Final = "hex:"
 

@@ -4,19 +4,20 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Final
 
+from vsync.daemon import places
+from vsync.daemon.places import PATH_BYTES_MAX, check_length, socket_directory
 from vsync.errors import DaemonError
 from vsync.vocabulary import NodeId
 
-PATH_BYTES_MAX: Final = 107
-"""The longest path that a Unix socket can have: 108 bytes less the zero, unix(7)."""
-
-
-def socket_directory() -> Path:
-    """The directory of this user's sockets; it need not exist."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(runtime) / "vsync" if runtime else Path(f"/tmp/vsync-{os.getuid()}")
+__all__ = [
+    "PATH_BYTES_MAX",
+    "check_length",
+    "default_socket",
+    "find_socket",
+    "prepare_directory",
+    "socket_directory",
+]
 
 
 def default_socket(ring: str, node: NodeId) -> Path:
@@ -46,32 +47,9 @@ def prepare_directory(path: Path) -> None:
         )
 
 
-def check_length(path: Path) -> None:
-    """Refuse a path that no Unix socket can have. Raises DaemonError."""
-    size = len(os.fsencode(path))
-    if size > PATH_BYTES_MAX:
-        raise DaemonError(
-            f"the path of the socket has {size} bytes, and Unix allows {PATH_BYTES_MAX}: {path}; "
-            "choose a shorter one"
-        )
-
-
 def find_socket(given: Path | None) -> Path:
     """The socket that a client is to use: *given*, or the only one in the default directory.
 
     Raises DaemonError if there is none, or more than one.
     """
-    if given is not None:
-        check_length(given)
-        return given
-    directory = socket_directory()
-    found = sorted(path for path in directory.glob("*.sock") if path.is_socket())
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise DaemonError(
-            f"no node of yours seems to run here (no socket in {directory}); start one with "
-            "`vsync run -c FILE`, or say with --socket where its socket is"
-        )
-    listed = ", ".join(map(str, found))
-    raise DaemonError(f"several nodes have a socket here: {listed}; choose one with --socket")
+    return places.find_socket(given, chosen_with="--socket")
