@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from construct import ConstructError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ from vsync_transport_udp.hello import (
     NO_RESPONSE,
     VERSION,
     Hello,
+    tell,
 )
 from vsync_transport_udp.peers import (
     HELLO_S,
@@ -122,7 +124,7 @@ HELLOS = st.builds(
     challenge=st.binary(min_size=8, max_size=8),
     response=st.binary(min_size=8, max_size=8),
     wants_answer=st.booleans(),
-    addresses=st.lists(
+    told=st.lists(
         st.tuples(
             st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
             .filter(lambda address: address.version == 4 or address.ipv4_mapped is None)
@@ -130,7 +132,7 @@ HELLOS = st.builds(
             st.integers(0, 65535),
         ),
         max_size=ADDRESSES_MAX,
-    ).map(tuple),
+    ).map(tell),
 )
 
 
@@ -139,7 +141,7 @@ def test_a_hello_arrives_as_it_was_sent(hello: Hello) -> None:
     packet = hello.encode()
     assert Hello.decode(packet) == hello
     assert packet.startswith(MARK)
-    assert len(packet) == HELLO_BYTES_MIN + 18 * len(hello.addresses) <= HELLO_BYTES_MAX
+    assert len(packet) == HELLO_BYTES_MIN + len(hello.told) <= HELLO_BYTES_MAX
 
 
 def test_the_bytes_of_a_hello_are_these() -> None:
@@ -148,7 +150,7 @@ def test_the_bytes_of_a_hello_are_these() -> None:
         challenge=b"question",
         response=b"answered",
         wants_answer=True,
-        addresses=(("192.0.2.7", 5405), ("2001:db8::7", 5406)),
+        told=tell([("192.0.2.7", 5405), ("2001:db8::7", 5406)]),
     )
     assert hello.encode() == (
         b"\xd7vsudpu\x01\x01instancequestionanswered\x02"
@@ -167,14 +169,41 @@ def test_no_packet_of_a_ring_begins_like_a_hello() -> None:
     assert MARK[:1] != MAGIC[:1]
 
 
-@given(st.binary(max_size=700), st.booleans())
-def test_noise_is_no_hello(noise: bytes, marked: bool) -> None:
-    packet = MARK + bytes([VERSION]) + noise if marked else noise
+@given(HELLOS)
+def test_the_fast_path_writes_what_the_declaration_says(hello: Hello) -> None:
+    raw = HELLO.parse(hello.encode())
+    assert (raw.flags, raw.instance) == (int(hello.wants_answer), hello.instance)
+    assert (raw.challenge, raw.response) == (hello.challenge, hello.response)
+    assert tell((str(ip_address(each.host)), each.port) for each in raw.addresses) == hello.told
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=700),
+        st.binary(max_size=700).map(lambda noise: MARK + bytes([VERSION, 0]) + noise),
+        st.tuples(HELLOS, st.integers(0, 40), st.integers(0, 255)).map(
+            lambda drawn: changed(drawn[0].encode(), drawn[1], drawn[2])
+        ),
+    )
+)
+def test_the_fast_path_reads_what_the_declaration_reads_and_nothing_else(packet: bytes) -> None:
+    try:
+        raw = HELLO.parse(packet)
+        declared = len(raw.addresses) <= ADDRESSES_MAX and raw.flags in (0, 1)
+    except ConstructError:
+        declared = False
     try:
         hello = Hello.decode(packet)
     except MalformedPacket:
-        return
-    assert hello.encode() == packet or any(":" in host for host, _ in hello.addresses)
+        assert not declared
+    else:
+        assert declared
+        assert hello.encode() == packet
+        assert all(ip_address(host) and 0 <= port <= 65535 for host, port in hello.addresses)
+
+
+def changed(packet: bytes, at: int, value: int) -> bytes:
+    return packet[:at] + bytes([value]) + packet[at + 1 :]
 
 
 @pytest.mark.parametrize(
@@ -476,7 +505,7 @@ def test_lists_of_strangers_bring_them_a_few_small_hellos_and_a_bounded_number()
     waiting = sorted(victims)
     for _ in range(90):
         told, waiting = waiting[:ADDRESSES_MAX], waiting[ADDRESSES_MAX:]
-        node.receive(forged(response=challenge, addresses=tuple(told)), at(66), world.now)
+        node.receive(forged(response=challenge, told=tell(told)), at(66), world.now)
         waits = [state for state in states(node, world.now).values() if state == "waiting"]
         assert len(waits) <= UNKNOWN_MAX + 1
         world.run(0.1)
@@ -492,7 +521,7 @@ def test_lists_of_strangers_bring_them_a_few_small_hellos_and_a_bounded_number()
 def test_a_list_counts_from_those_only_who_have_proved_themselves() -> None:
     world = World()
     node = world.add(1, seeds=[at(2)])
-    node.receive(forged(addresses=(at(77),)), at(66), world.now)
+    node.receive(forged(told=tell([at(77)])), at(66), world.now)
     assert list(states(node, world.now)) == ["10.0.0.2:5405"]
 
 
@@ -503,7 +532,7 @@ def test_addresses_where_no_peer_can_be_are_not_asked(place: Place) -> None:
     world = World()
     node = world.add(1, seeds=[at(2)])
     challenge = admitted(world, node, at(66))
-    node.receive(forged(response=challenge, addresses=(place,)), at(66), world.now)
+    node.receive(forged(response=challenge, told=tell([place])), at(66), world.now)
     assert set(states(node, world.now)) == {"10.0.0.2:5405", "10.0.0.66:5405"}
 
 
@@ -537,6 +566,15 @@ def test_room_is_made_of_those_who_are_silent() -> None:
     admitted(world, node, at(66, 999))
     assert list(node.targets) == [at(66, 999)]
     assert len(states(node, world.now)) == LEARNT_OF_HOST_MAX + 1
+
+
+def test_a_flood_in_strangers_names_does_not_keep_known_ones_from_meeting() -> None:
+    world = World()
+    node = world.add(1, seeds=[at(2)])
+    for number in range(10 * UNPROVED_PER_S):
+        node.receive(forged(), at(1000 + number), world.now)
+    assert node.receive(forged(), at(3), world.now) is None
+    assert node.receive(forged(), at(2), world.now) is not None
 
 
 def test_a_forged_hello_does_not_part_peers() -> None:

@@ -2,22 +2,18 @@
 
 It proves that its sender receives at the address it sends from, by the challenge that it sends
 back, and tells other nodes' addresses. Layout, big-endian: 34 bytes, then 18 for each address.
+
+Anybody may send hellos by the thousand, so they are read with ``struct``, and the addresses only
+if somebody wants to see them; a test holds that to the declaration.
 """
 
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from construct import (
-    Bytes,
-    Const,
-    ConstructError,
-    Int8ub,
-    Int16ub,
-    PrefixedArray,
-    Struct,
-    Terminated,
-)
+from construct import Bytes, Const, Int8ub, Int16ub, PrefixedArray, Struct, Terminated
 
 from vsync.errors import MalformedPacket
 
@@ -54,8 +50,11 @@ HELLO = Struct(
     Terminated,
 )
 
-HELLO_BYTES_MIN: Final = 34
-HELLO_BYTES_MAX: Final = HELLO_BYTES_MIN + ADDRESSES_MAX * 18
+_FAST: Final = struct.Struct(">7sBB8s8s8sB")
+_ADDRESS_FAST: Final = struct.Struct(">16sH")
+
+HELLO_BYTES_MIN: Final = _FAST.size
+HELLO_BYTES_MAX: Final = HELLO_BYTES_MIN + ADDRESSES_MAX * _ADDRESS_FAST.size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,43 +65,54 @@ class Hello:
     challenge: bytes
     response: bytes = NO_RESPONSE
     wants_answer: bool = False
-    addresses: tuple[tuple[str, int], ...] = ()
-    """Host (in numbers) and port of each."""
+    told: bytes = b""
+    """Addresses as they travel; see ``tell``."""
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host (in numbers) and port of each address told."""
+        return [(_unpacked(host), port) for host, port in _ADDRESS_FAST.iter_unpack(self.told)]
 
     def encode(self) -> bytes:
         """As it is sent."""
-        packet: bytes = HELLO.build(
-            {
-                "flags": _WANTS_ANSWER if self.wants_answer else 0,
-                "instance": self.instance,
-                "challenge": self.challenge,
-                "response": self.response,
-                "addresses": [
-                    {"host": _packed(host), "port": port}
-                    for host, port in self.addresses[:ADDRESSES_MAX]
-                ],
-            }
+        head = _FAST.pack(
+            MARK,
+            VERSION,
+            _WANTS_ANSWER if self.wants_answer else 0,
+            self.instance,
+            self.challenge,
+            self.response,
+            len(self.told) // _ADDRESS_FAST.size,
         )
-        return packet
+        return head + self.told
 
     @classmethod
     def decode(cls, packet: bytes) -> Self:
         """Read what came from the network. Raises MalformedPacket."""
         if not HELLO_BYTES_MIN <= len(packet) <= HELLO_BYTES_MAX:
             raise MalformedPacket(f"hello: {len(packet)} bytes")
-        try:
-            raw: Any = HELLO.parse(packet)
-        except ConstructError as error:
-            raise MalformedPacket(f"hello: {error}") from error
-        if raw.flags & ~_WANTS_ANSWER:
-            raise MalformedPacket(f"hello: flags {raw.flags}")
+        mark, version, flags, instance, challenge, response, count = _FAST.unpack_from(packet)
+        if mark != MARK:
+            raise MalformedPacket("hello: without its mark")
+        if version != VERSION:
+            raise MalformedPacket(f"hello: version {version}")
+        if flags & ~_WANTS_ANSWER:
+            raise MalformedPacket(f"hello: flags {flags}")
+        if len(packet) != HELLO_BYTES_MIN + count * _ADDRESS_FAST.size:
+            raise MalformedPacket(f"hello: {len(packet)} bytes with {count} addresses")
         return cls(
-            instance=raw.instance,
-            challenge=raw.challenge,
-            response=raw.response,
-            wants_answer=bool(raw.flags & _WANTS_ANSWER),
-            addresses=tuple((_unpacked(each.host), each.port) for each in raw.addresses),
+            instance=instance,
+            challenge=challenge,
+            response=response,
+            wants_answer=bool(flags & _WANTS_ANSWER),
+            told=packet[HELLO_BYTES_MIN:],
         )
+
+
+def tell(addresses: Iterable[tuple[str, int]]) -> bytes:
+    """Pack addresses for ``Hello.told``, as many as it holds."""
+    packed = [_ADDRESS_FAST.pack(_packed(host), port) for host, port in addresses]
+    return b"".join(packed[:ADDRESSES_MAX])
 
 
 def _packed(host: str) -> bytes:

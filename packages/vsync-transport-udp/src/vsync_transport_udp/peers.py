@@ -22,7 +22,7 @@ from hashlib import blake2b
 from typing import Any, Final, TypeAlias
 
 from vsync.errors import MalformedPacket
-from vsync_transport_udp.hello import ADDRESSES_MAX, NO_RESPONSE, WORD_BYTES, Hello
+from vsync_transport_udp.hello import ADDRESSES_MAX, NO_RESPONSE, WORD_BYTES, Hello, tell
 
 Place: TypeAlias = tuple[Any, ...]
 """An address as the socket calls take it: host, port and, with IPv6, flow and scope."""
@@ -59,7 +59,8 @@ SECRET_S: Final = 60.0
 """How long a challenge stands; the one before it is good, too."""
 
 UNPROVED_PER_S: Final = 64
-"""Hellos a second, at most, to addresses without proof: for each of the two reasons to say one."""
+"""Hellos a second, at most, to addresses without proof: as answers to strangers, as answers in the
+name of known addresses, and as questions where others told of an address."""
 
 
 class Origin(IntEnum):
@@ -157,6 +158,7 @@ class Peers:
         self._asked_before: dict[bytes, Peer] = {}
         self._aliases: dict[Place, str] = {}
         self._answers = Allowance(UNPROVED_PER_S, now)
+        self._answers_to_known = Allowance(UNPROVED_PER_S, now)
         self._questions = Allowance(UNPROVED_PER_S, now)
         self._told_from = 0
         self._strangers: deque[str] = deque(maxlen=STRANGERS_MAX)
@@ -209,7 +211,9 @@ class Peers:
                 self._note_stranger(source)
                 return None
             self._aliases[source] = asked.name
-        if not self._answers.take(now):
+        # A flood in strangers' names does not use up what is for those whose address is known.
+        allowance = self._answers_to_known if source in self._peers else self._answers
+        if not allowance.take(now):
             self._unanswered += 1
             return None
         return self._hello(source, response=hello.challenge, wants_answer=True)
@@ -234,7 +238,7 @@ class Peers:
                 self._consider(host, port, now)
         if not hello.wants_answer:
             return None
-        return self._hello(source, response=hello.challenge, addresses=self._news(peer, now))
+        return self._hello(source, response=hello.challenge, told=self._news(peer, now))
 
     def _admit(self, source: Place, now: float) -> Peer | None:
         """Make a peer of an address that has proved itself, if there is room."""
@@ -310,14 +314,14 @@ class Peers:
             if peer.up and peer.unanswered > SILENT_HELLOS:
                 peer.up = False
                 self._targets = None
-            addresses = self._news(peer, now) if peer.up else ()
+            told = self._news(peer, now) if peer.up else b""
             yield (
                 peer.place,
                 self._hello(
                     peer.place,
                     response=peer.challenge,
                     wants_answer=True,
-                    addresses=addresses,
+                    told=told,
                     asked=peer,
                 ),
             )
@@ -337,7 +341,7 @@ class Peers:
         *,
         response: bytes,
         wants_answer: bool = False,
-        addresses: tuple[tuple[str, int], ...] = (),
+        told: bytes = b"",
         asked: Peer | None = None,
     ) -> bytes:
         self._sent += 1
@@ -349,23 +353,23 @@ class Peers:
             challenge=challenge,
             response=response,
             wants_answer=wants_answer,
-            addresses=addresses,
+            told=told,
         ).encode()
 
-    def _news(self, receiver: Peer, now: float) -> tuple[tuple[str, int], ...]:
+    def _news(self, receiver: Peer, now: float) -> bytes:
         """Addresses that answer, if it is time to tell *receiver*; each time another part of many.
 
         Only to those who are up: nobody else is sent more than the smallest hello.
         """
         if not self._learning or now < receiver.tell_at:
-            return ()
+            return b""
         receiver.tell_at = now + TELL_S
         found = [(peer.place[0], peer.place[1]) for peer in self._peers.values() if peer.up]
         if len(found) > ADDRESSES_MAX:
             first = self._told_from % len(found)
             self._told_from = first + ADDRESSES_MAX
             found = (found[first:] + found[:first])[:ADDRESSES_MAX]
-        return tuple(each for each in found if each != receiver.place[:2])
+        return tell(each for each in found if each != receiver.place[:2])
 
     # Challenges
 
