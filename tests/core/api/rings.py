@@ -3,9 +3,9 @@
 import itertools
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
@@ -17,6 +17,12 @@ PATIENCE_S = 20.0
 
 QUICK_BUT_PATIENT: dict[str, Any] = {"preset": "loopback", "token_lost_s": 1.0}
 """A machine that stops a thread for a while must not change a test's configurations."""
+
+
+class Open(Protocol):
+    """Opens a session on a node, one way or the other; options are those of ``Node.session``."""
+
+    def __call__(self, node: Node, **options: Any) -> AbstractAsyncContextManager[Session]: ...
 
 
 def settings_of(directory: Path, node: int, network: str, **ring: Any) -> vsync.NodeSettings:

@@ -1,13 +1,15 @@
 """Slow readers, and who waits for them: senders, the ring, or nobody."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import anyio
 import pytest
 
+import vsync
 from tests.core.api.rings import PATIENCE_S, deliveries, ring_of
 from vsync import (
     Cause,
@@ -17,7 +19,6 @@ from vsync import (
     GroupChanged,
     Move,
     Node,
-    NodeSession,
     Session,
     SlowPolicy,
     WouldBlock,
@@ -27,6 +28,43 @@ pytestmark = pytest.mark.anyio
 
 QUEUE_BYTES = 100_000
 SIZE = 500
+
+
+class OpenSlow(Protocol):
+    """Open a session called printer, which its test does not read for a while."""
+
+    def __call__(
+        self, node: Node, slow: SlowPolicy, *, spill_bytes: int = 2**28
+    ) -> AbstractAsyncContextManager[Session]: ...
+
+
+@pytest.fixture(params=["embedded", "daemon"])
+def open_slow(request: pytest.FixtureRequest, tmp_path: Path) -> OpenSlow:
+    """The slow session is on a node in this process, or comes through a daemon."""
+
+    @asynccontextmanager
+    async def embedded(
+        node: Node, slow: SlowPolicy, *, spill_bytes: int = 2**28
+    ) -> AsyncIterator[Session]:
+        async with node.session(
+            name="printer", slow=slow, queue_bytes=QUEUE_BYTES, spill_bytes=spill_bytes
+        ) as session:
+            yield session
+
+    @asynccontextmanager
+    async def through_a_daemon(
+        node: Node, slow: SlowPolicy, *, spill_bytes: int = 2**28
+    ) -> AsyncIterator[Session]:
+        path = tmp_path / f"{node.id}.{slow.value}.sock"
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(vsync.serve, node, path)
+            async with vsync.connect(
+                path, name="printer", slow=slow, queue_bytes=QUEUE_BYTES, spill_bytes=spill_bytes
+            ) as session:
+                yield session
+            tasks.cancel_scope.cancel()
+
+    return embedded if request.param == "embedded" else through_a_daemon
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
@@ -263,11 +301,11 @@ async def test_a_sender_that_gives_up_waiting_holds_up_nobody(tmp_path: Path) ->
 # --- block --------------------------------------------------------------------------------------
 
 
-async def test_block_stops_the_whole_ring_and_says_so(tmp_path: Path) -> None:
+async def test_block_stops_the_whole_ring_and_says_so(tmp_path: Path, open_slow: OpenSlow) -> None:
     count = 3000
     async with (
         ring_of(tmp_path, 3) as (one, two, three),
-        three.session(queue_bytes=QUEUE_BYTES, name="printer") as slow,
+        open_slow(three, SlowPolicy.BLOCK) as slow,
         two.session() as quick,
         one.session() as sender,
     ):
@@ -319,16 +357,14 @@ async def test_block_stops_the_whole_ring_and_says_so(tmp_path: Path) -> None:
 # --- evict and spill ----------------------------------------------------------------------------
 
 
-def slow_session(node: Node, slow: SlowPolicy, *, spill_bytes: int = 2**28) -> NodeSession:
-    return node.session(name="printer", slow=slow, queue_bytes=QUEUE_BYTES, spill_bytes=spill_bytes)
-
-
 @pytest.mark.parametrize("slow", [SlowPolicy.EVICT, SlowPolicy.SPILL])
-async def test_nine_receive_all_while_one_takes_nothing(tmp_path: Path, slow: SlowPolicy) -> None:
+async def test_nine_receive_all_while_one_takes_nothing(
+    tmp_path: Path, open_slow: OpenSlow, slow: SlowPolicy
+) -> None:
     count = 1500
     async with ring_of(tmp_path, 10) as nodes, AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(node.session()) for node in nodes[:9]]
-        printer = await stack.enter_async_context(slow_session(nodes[9], slow))
+        printer = await stack.enter_async_context(open_slow(nodes[9], slow))
         for session in (*readers, printer):
             await session.join("a")
         found: list[list[Delivery]] = [[] for _ in readers]
@@ -358,12 +394,12 @@ async def test_nine_receive_all_while_one_takes_nothing(tmp_path: Path, slow: Sl
             assert [d.message for d in await deliveries(printer, 2 * count)] == order
 
 
-async def test_others_see_that_a_session_was_evicted(tmp_path: Path) -> None:
+async def test_others_see_that_a_session_was_evicted(tmp_path: Path, open_slow: OpenSlow) -> None:
     async with (
         ring_of(tmp_path, 2) as (one, two),
         one.session() as quick,
         two.session() as neighbour,
-        slow_session(two, SlowPolicy.EVICT) as slow,
+        open_slow(two, SlowPolicy.EVICT) as slow,
     ):
         for session in (slow, neighbour, quick):
             await session.join("a", "b")
@@ -371,7 +407,7 @@ async def test_others_see_that_a_session_was_evicted(tmp_path: Path) -> None:
         def gone(event: Event) -> bool:
             return isinstance(event, GroupChanged) and bool(event.left)
 
-        for number in range(500):
+        for number in range(1000):
             await quick.send(payload(number), "a")
         for session in (quick, neighbour):
             views: list[GroupChanged] = []
@@ -384,24 +420,26 @@ async def test_others_see_that_a_session_was_evicted(tmp_path: Path) -> None:
                 assert view.left == (Move(slow.member, Cause.EVICTED),)
                 assert slow.member not in view.members
         # The neighbour on the same node goes on as if nothing had been.
-        await neighbour.send(payload(999), "b")
+        await neighbour.send(payload(99_999), "b")
 
         def last(event: Event) -> bool:
-            return isinstance(event, Delivery) and numbers([event]) == [999]
+            return isinstance(event, Delivery) and numbers([event]) == [99_999]
 
         event = (await events_until(quick, last))[-1]
         assert isinstance(event, Delivery)
         assert event.sender == neighbour.member
 
 
-async def test_an_evicted_session_says_why_and_does_nothing_more(tmp_path: Path) -> None:
+async def test_an_evicted_session_says_why_and_does_nothing_more(
+    tmp_path: Path, open_slow: OpenSlow
+) -> None:
     async with (
         ring_of(tmp_path, 1) as (node,),
         node.session() as sender,
-        slow_session(node, SlowPolicy.EVICT) as slow,
+        open_slow(node, SlowPolicy.EVICT) as slow,
     ):
         await slow.join("a")
-        for number in range(500):
+        for number in range(1000):
             await sender.send(payload(number), "a")
 
         async def gone() -> bool:
@@ -427,33 +465,37 @@ async def test_an_evicted_session_says_why_and_does_nothing_more(tmp_path: Path)
         assert len(again.traceback) < 10  # it does not grow each time
 
 
-async def test_who_waits_in_receive_learns_of_the_eviction(tmp_path: Path) -> None:
+async def test_who_waits_in_receive_learns_of_the_eviction(
+    tmp_path: Path, open_slow: OpenSlow
+) -> None:
     """A reader that is there, but too late with one batch: nothing wakes it but the eviction."""
     async with (
         ring_of(tmp_path, 1) as (node,),
         node.session() as sender,
-        slow_session(node, SlowPolicy.EVICT) as slow,
+        open_slow(node, SlowPolicy.EVICT) as slow,
     ):
         await slow.join("a")
-        for number in range(500):
+        for number in range(1000):
             await sender.send(payload(number), "a")
         await anyio.sleep(0.1)
         found, _ = await rest_of(slow)
-        assert 0 < len(found) < 500
+        assert 0 < len(found) < 1000
 
 
-async def test_spill_delivers_all_afterwards_and_needs_little_memory(tmp_path: Path) -> None:
+async def test_spill_delivers_all_afterwards_and_needs_little_memory(
+    tmp_path: Path, open_slow: OpenSlow
+) -> None:
     count = 20_000
     async with (
         ring_of(tmp_path, 2) as (one, two),
         one.session() as sender,
-        slow_session(two, SlowPolicy.SPILL) as slow,
+        open_slow(two, SlowPolicy.SPILL) as slow,
     ):
         await slow.join("a")
         for first in range(0, count, 1000):
             await sender.send_batch([payload(n) for n in range(first, first + 1000)], "a")
         await until_unsent(one)
-        mailbox = slow._mailbox
+        mailbox = two._sessions[-1]._mailbox
 
         async def on_disk() -> bool:
             return mailbox.disk_bytes > (count * SIZE) * 0.9 and (
@@ -468,15 +510,17 @@ async def test_spill_delivers_all_afterwards_and_needs_little_memory(tmp_path: P
         assert numbers(await deliveries(slow, 1)) == [count]
 
 
-async def test_spill_is_for_short_storms_and_ends_in_eviction(tmp_path: Path) -> None:
+async def test_spill_is_for_short_storms_and_ends_in_eviction(
+    tmp_path: Path, open_slow: OpenSlow
+) -> None:
     async with (
         ring_of(tmp_path, 2) as (one, two),
         one.session() as sender,
-        slow_session(two, SlowPolicy.SPILL, spill_bytes=300_000) as slow,
+        open_slow(two, SlowPolicy.SPILL, spill_bytes=300_000) as slow,
     ):
         await sender.join("a")
         await slow.join("a")
-        for number in range(1000):
+        for number in range(3000):
             await sender.send(payload(number), "a")
 
         def gone(event: Event) -> bool:
@@ -487,24 +531,26 @@ async def test_spill_is_for_short_storms_and_ends_in_eviction(tmp_path: Path) ->
         assert view.left == (Move(slow.member, Cause.EVICTED),)
         prefix, evicted = await rest_of(slow)
         assert numbers(prefix) == list(range(len(prefix)))
-        assert 400_000 // (SIZE + 200) <= len(prefix) < 1000
+        assert 400_000 // (SIZE + 200) <= len(prefix) < 3000
         assert "its spill_bytes 300000" in str(evicted)
 
 
-async def test_a_session_is_blocked_evicted_or_spilled_as_it_chose(tmp_path: Path) -> None:
+async def test_a_session_is_blocked_evicted_or_spilled_as_it_chose(
+    tmp_path: Path, open_slow: OpenSlow
+) -> None:
     """Policies are each session's own: of two on one node the one goes, the other keeps all."""
     async with (
         ring_of(tmp_path, 1) as (node,),
         node.session() as sender,
-        slow_session(node, SlowPolicy.EVICT) as evicted,
-        slow_session(node, SlowPolicy.SPILL) as spilled,
+        open_slow(node, SlowPolicy.EVICT) as evicted,
+        open_slow(node, SlowPolicy.SPILL) as spilled,
     ):
         for session in (evicted, spilled):
             await session.join("a")
-        for number in range(1000):
+        for number in range(2000):
             await sender.send(payload(number), "a")
-        assert numbers(await deliveries(spilled, 1000)) == list(range(1000))
+        assert numbers(await deliveries(spilled, 2000)) == list(range(2000))
         prefix, _ = await rest_of(evicted)
-        assert len(prefix) < 1000
+        assert len(prefix) < 2000
         status = await node.status()
         assert status["sessions"] == 2

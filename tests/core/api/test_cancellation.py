@@ -6,11 +6,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tests.core.api.rings import PATIENCE_S, deliveries, ring_of
-from tests.core.api.test_sessions import Open, open_session
+from tests.core.api.rings import PATIENCE_S, Open, deliveries, ring_of
 from vsync import Delivery, NodeClosed, Session, Undelivered, VsyncError
-
-__all__ = ["open_session"]
 
 pytestmark = pytest.mark.anyio
 

@@ -1,47 +1,22 @@
 """What a session does, on a node in this process and through a daemon."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-import vsync
 from tests.core.api.rings import (
     PATIENCE_S,
+    Open,
     configuration,
     deliveries,
     ring_of,
 )
-from vsync import GroupKey, Guarantee, MessageTooLarge, MisuseError, Node, Priority, Session
+from vsync import GroupKey, Guarantee, MessageTooLarge, MisuseError, Priority
 from vsync.testing.properties import check_files
 
 pytestmark = pytest.mark.anyio
-
-Open = Callable[[Node], AbstractAsyncContextManager[Session]]
-
-
-@pytest.fixture(params=["embedded", "daemon"])
-def open_session(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
-    """Open a session on a node: in this process, or through a daemon that serves it."""
-
-    @asynccontextmanager
-    async def embedded(node: Node) -> AsyncIterator[Session]:
-        async with node.session() as session:
-            yield session
-
-    @asynccontextmanager
-    async def through_a_daemon(node: Node) -> AsyncIterator[Session]:
-        path = tmp_path / f"{node.id}.sock"
-        async with anyio.create_task_group() as tasks:
-            await tasks.start(vsync.serve, node, path)
-            async with vsync.connect(path) as session:
-                yield session
-            tasks.cancel_scope.cancel()
-
-    return embedded if request.param == "embedded" else through_a_daemon
 
 
 async def test_the_first_event_is_the_current_configuration(

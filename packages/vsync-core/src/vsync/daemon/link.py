@@ -13,7 +13,7 @@ import anyio
 from vsync.daemon import frames, protocol
 from vsync.daemon.protocol import DAEMON_PROTOCOL, FrameReader, Type
 from vsync.daemon.stream import Outgoing, Stream
-from vsync.errors import DaemonError, DaemonLost, VsyncError, WouldBlock
+from vsync.errors import DaemonError, DaemonLost, Evicted, VsyncError, WouldBlock
 from vsync.events import Event
 from vsync.settings import MESSAGE_BYTES_LIMIT
 from vsync.vocabulary import Configuration, GroupKey, Guarantee, Member, NodeId, Priority
@@ -127,8 +127,9 @@ class Link:
         """Nothing more will come: let nobody wait for it."""
         if self.end is None:
             self.end = error
+        kind = Evicted if isinstance(self.end, Evicted) else DaemonLost
         for asked in self._asked.values():
-            asked.error = DaemonLost(f"{self.end}; what was asked may have been done or not")
+            asked.error = kind(f"{self.end}; what was asked may have been done or not")
             if asked.came is not None:
                 asked.came.set()
         self._asked.clear()

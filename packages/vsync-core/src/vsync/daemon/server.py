@@ -406,7 +406,7 @@ class _Client:
                 raise ServiceFailed(
                     f"the answer has {len(body)} bytes, and {MESSAGE_BYTES_LIMIT} are possible"
                 )
-        except (MisuseError, ServiceFailed) as error:
+        except (MisuseError, ServiceFailed, Evicted) as error:
             self._refuse(number, error)
         else:
             if body is None:
@@ -449,7 +449,7 @@ class _Client:
                     guarantee=send.guarantee,
                     priority=send.priority,
                 )
-            except MisuseError as error:
+            except (MisuseError, Evicted) as error:  # evicted: what came before still goes out
                 self._refuse(send.number, error)
             else:
                 self._outgoing.put(frames.accepted_frame(send.number, sent[0].counter, len(sent)))
@@ -463,6 +463,7 @@ class _Client:
 
     async def _tell(self, session: NodeSession) -> None:
         """Pass on the session's events, as the client opens its window."""
+        size_max = min(WRITE_BYTES, self._window_bytes // 2)
         async for batch in session.batches():
             parts: list[bytes] = []
             size = 0
@@ -470,14 +471,18 @@ class _Client:
                 part = self._server.frames.of(event)
                 parts.append(part)
                 size += len(part)
-                if size >= WRITE_BYTES:
+                if size >= size_max:
                     await self._put_events(b"".join(parts), size)
                     parts, size = [], 0
             if parts:
                 await self._put_events(b"".join(parts), size)
 
     async def _put_events(self, data: bytes, size: int) -> None:
-        while self._untaken_bytes and self._untaken_bytes + size > self._window_bytes:
+        # Below a quarter of the window the client may have taken all, and not have said so yet.
+        while (
+            self._untaken_bytes * 4 >= self._window_bytes
+            and self._untaken_bytes + size > self._window_bytes
+        ):
             self._window_opened = anyio.Event()
             await self._window_opened.wait()
         self._untaken_bytes += size
