@@ -78,7 +78,7 @@ def get(key: str, socket: Path | None, as_json: bool) -> None:
         if sys.stdout.isatty():
             click.echo()
     if item is None:
-        click.get_current_context().exit(ABSENT)
+        raise SystemExit(ABSENT)
 
 
 @kv.command(name="set")
@@ -141,7 +141,7 @@ def cas(
         found = f"is of revision {swap.revision}" if swap.revision else "is not there"
         click.echo(f"Nothing changed: the key {key!r} {found}.", err=True)
     if not swap.swapped:
-        click.get_current_context().exit(ABSENT)
+        raise SystemExit(ABSENT)
 
 
 @kv.command(name="list")

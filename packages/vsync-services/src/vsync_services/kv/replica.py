@@ -148,6 +148,7 @@ class Counters:
 
     maps_received: int = 0
     maps_sent: int = 0
+    maps_lost: int = 0
     changes_lost: int = 0
     commands_unknown: int = 0
     malformed: int = 0
@@ -285,6 +286,7 @@ class Replica:
         term.plan = plan(term.configuration.members, claims)
         term.parts.clear()
         if term.plan.lost:
+            self.counters.maps_lost += 1
             self._effects.append(Note(term.plan.lost, bad=True))
         if term.plan.source == self._member:
             self._transfer(term)

@@ -320,6 +320,7 @@ class KeyValueService(Service):
             "watches": self._watches,
             "maps_received": counters.maps_received,
             "maps_sent": counters.maps_sent,
+            "maps_lost": counters.maps_lost,
             "changes_lost": counters.changes_lost,
             "commands_unknown": counters.commands_unknown,
             "malformed": counters.malformed,
