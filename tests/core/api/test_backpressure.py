@@ -1,16 +1,15 @@
 """Slow readers, and who waits for them: senders, the ring, or nobody."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import anyio
 import pytest
 
-import vsync
-from tests.core.api.rings import PATIENCE_S, deliveries, ring_of
+from tests.core.api.rings import PATIENCE_S, Open, deliveries, ring_of
 from vsync import (
     Cause,
     Delivery,
@@ -30,41 +29,14 @@ QUEUE_BYTES = 100_000
 SIZE = 500
 
 
-class OpenSlow(Protocol):
-    """Open a session called printer, which its test does not read for a while."""
-
-    def __call__(
-        self, node: Node, slow: SlowPolicy, *, spill_bytes: int = 2**28
-    ) -> AbstractAsyncContextManager[Session]: ...
-
-
-@pytest.fixture(params=["embedded", "daemon"])
-def open_slow(request: pytest.FixtureRequest, tmp_path: Path) -> OpenSlow:
-    """The slow session is on a node in this process, or comes through a daemon."""
-
-    @asynccontextmanager
-    async def embedded(
-        node: Node, slow: SlowPolicy, *, spill_bytes: int = 2**28
-    ) -> AsyncIterator[Session]:
-        async with node.session(
-            name="printer", slow=slow, queue_bytes=QUEUE_BYTES, spill_bytes=spill_bytes
-        ) as session:
-            yield session
-
-    @asynccontextmanager
-    async def through_a_daemon(
-        node: Node, slow: SlowPolicy, *, spill_bytes: int = 2**28
-    ) -> AsyncIterator[Session]:
-        path = tmp_path / f"{node.id}.{slow.value}.sock"
-        async with anyio.create_task_group() as tasks:
-            await tasks.start(vsync.serve, node, path)
-            async with vsync.connect(
-                path, name="printer", slow=slow, queue_bytes=QUEUE_BYTES, spill_bytes=spill_bytes
-            ) as session:
-                yield session
-            tasks.cancel_scope.cancel()
-
-    return embedded if request.param == "embedded" else through_a_daemon
+def slow_options(slow: SlowPolicy, *, spill_bytes: int = 2**28) -> dict[str, Any]:
+    """Of a session that its test does not read for a while."""
+    return {
+        "name": "printer",
+        "slow": slow,
+        "queue_bytes": QUEUE_BYTES,
+        "spill_bytes": spill_bytes,
+    }
 
 
 async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
@@ -301,11 +273,11 @@ async def test_a_sender_that_gives_up_waiting_holds_up_nobody(tmp_path: Path) ->
 # --- block --------------------------------------------------------------------------------------
 
 
-async def test_block_stops_the_whole_ring_and_says_so(tmp_path: Path, open_slow: OpenSlow) -> None:
+async def test_block_stops_the_whole_ring_and_says_so(tmp_path: Path, open_session: Open) -> None:
     count = 3000
     async with (
         ring_of(tmp_path, 3) as (one, two, three),
-        open_slow(three, SlowPolicy.BLOCK) as slow,
+        open_session(three, **slow_options(SlowPolicy.BLOCK)) as slow,
         two.session() as quick,
         one.session() as sender,
     ):
@@ -359,12 +331,12 @@ async def test_block_stops_the_whole_ring_and_says_so(tmp_path: Path, open_slow:
 
 @pytest.mark.parametrize("slow", [SlowPolicy.EVICT, SlowPolicy.SPILL])
 async def test_nine_receive_all_while_one_takes_nothing(
-    tmp_path: Path, open_slow: OpenSlow, slow: SlowPolicy
+    tmp_path: Path, open_session: Open, slow: SlowPolicy
 ) -> None:
     count = 1500
     async with ring_of(tmp_path, 10) as nodes, AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(node.session()) for node in nodes[:9]]
-        printer = await stack.enter_async_context(open_slow(nodes[9], slow))
+        printer = await stack.enter_async_context(open_session(nodes[9], **slow_options(slow)))
         for session in (*readers, printer):
             await session.join("a")
         found: list[list[Delivery]] = [[] for _ in readers]
@@ -394,12 +366,12 @@ async def test_nine_receive_all_while_one_takes_nothing(
             assert [d.message for d in await deliveries(printer, 2 * count)] == order
 
 
-async def test_others_see_that_a_session_was_evicted(tmp_path: Path, open_slow: OpenSlow) -> None:
+async def test_others_see_that_a_session_was_evicted(tmp_path: Path, open_session: Open) -> None:
     async with (
         ring_of(tmp_path, 2) as (one, two),
         one.session() as quick,
         two.session() as neighbour,
-        open_slow(two, SlowPolicy.EVICT) as slow,
+        open_session(two, **slow_options(SlowPolicy.EVICT)) as slow,
     ):
         for session in (slow, neighbour, quick):
             await session.join("a", "b")
@@ -431,12 +403,12 @@ async def test_others_see_that_a_session_was_evicted(tmp_path: Path, open_slow: 
 
 
 async def test_an_evicted_session_says_why_and_does_nothing_more(
-    tmp_path: Path, open_slow: OpenSlow
+    tmp_path: Path, open_session: Open
 ) -> None:
     async with (
         ring_of(tmp_path, 1) as (node,),
         node.session() as sender,
-        open_slow(node, SlowPolicy.EVICT) as slow,
+        open_session(node, **slow_options(SlowPolicy.EVICT)) as slow,
     ):
         await slow.join("a")
         for number in range(1000):
@@ -453,12 +425,12 @@ async def test_an_evicted_session_says_why_and_does_nothing_more(
         ):
             with pytest.raises(Evicted, match="session printer was evicted: it did not take"):
                 await call()
-        with pytest.raises(Evicted):
-            slow.send_nowait(b"x", "a")
         prefix, evicted = await rest_of(slow)
         assert numbers(prefix) == list(range(len(prefix)))
         assert len(prefix) >= QUEUE_BYTES // (SIZE + 200)
         assert f"its queue_bytes is {QUEUE_BYTES}" in str(evicted)
+        with pytest.raises(Evicted):
+            slow.send_nowait(b"x", "a")
         for _ in range(3):
             with pytest.raises(Evicted) as again:
                 await slow.receive()
@@ -466,13 +438,13 @@ async def test_an_evicted_session_says_why_and_does_nothing_more(
 
 
 async def test_who_waits_in_receive_learns_of_the_eviction(
-    tmp_path: Path, open_slow: OpenSlow
+    tmp_path: Path, open_session: Open
 ) -> None:
     """A reader that is there, but too late with one batch: nothing wakes it but the eviction."""
     async with (
         ring_of(tmp_path, 1) as (node,),
         node.session() as sender,
-        open_slow(node, SlowPolicy.EVICT) as slow,
+        open_session(node, **slow_options(SlowPolicy.EVICT)) as slow,
     ):
         await slow.join("a")
         for number in range(1000):
@@ -483,13 +455,13 @@ async def test_who_waits_in_receive_learns_of_the_eviction(
 
 
 async def test_spill_delivers_all_afterwards_and_needs_little_memory(
-    tmp_path: Path, open_slow: OpenSlow
+    tmp_path: Path, open_session: Open
 ) -> None:
     count = 20_000
     async with (
         ring_of(tmp_path, 2) as (one, two),
         one.session() as sender,
-        open_slow(two, SlowPolicy.SPILL) as slow,
+        open_session(two, **slow_options(SlowPolicy.SPILL)) as slow,
     ):
         await slow.join("a")
         for first in range(0, count, 1000):
@@ -511,12 +483,12 @@ async def test_spill_delivers_all_afterwards_and_needs_little_memory(
 
 
 async def test_spill_is_for_short_storms_and_ends_in_eviction(
-    tmp_path: Path, open_slow: OpenSlow
+    tmp_path: Path, open_session: Open
 ) -> None:
     async with (
         ring_of(tmp_path, 2) as (one, two),
         one.session() as sender,
-        open_slow(two, SlowPolicy.SPILL, spill_bytes=300_000) as slow,
+        open_session(two, **slow_options(SlowPolicy.SPILL, spill_bytes=300_000)) as slow,
     ):
         await sender.join("a")
         await slow.join("a")
@@ -536,14 +508,14 @@ async def test_spill_is_for_short_storms_and_ends_in_eviction(
 
 
 async def test_a_session_is_blocked_evicted_or_spilled_as_it_chose(
-    tmp_path: Path, open_slow: OpenSlow
+    tmp_path: Path, open_session: Open
 ) -> None:
     """Policies are each session's own: of two on one node the one goes, the other keeps all."""
     async with (
         ring_of(tmp_path, 1) as (node,),
         node.session() as sender,
-        open_slow(node, SlowPolicy.EVICT) as evicted,
-        open_slow(node, SlowPolicy.SPILL) as spilled,
+        open_session(node, **slow_options(SlowPolicy.EVICT)) as evicted,
+        open_session(node, **slow_options(SlowPolicy.SPILL)) as spilled,
     ):
         for session in (evicted, spilled):
             await session.join("a")
