@@ -205,6 +205,16 @@ def test_settings_that_differ_are_named_and_remembered() -> None:
     assert reason(three.form(1, 2)).startswith("primary")
 
 
+def test_halves_with_tie_breakers_of_their_own_are_not_primary_once_they_have_met() -> None:
+    one = Terms(expected_votes=4, auto_tie_breaker=(NodeId(1),))
+    other = Terms(expected_votes=4, auto_tie_breaker=(NodeId(2),))
+    four = World(dict.fromkeys((1, 2, 3, 4), 1), {1: one, 3: one, 2: other, 4: other})
+    assert reason(four.form(1, 3)).startswith("primary")
+    four.form(1, 2, 3, 4)
+    assert reason(four.form(1, 3)).startswith("not primary: the settings differ: when node 2 was")
+    assert reason(four.form(2, 4)).startswith("not primary: the settings differ: when node 1 was")
+
+
 def test_more_votes_than_expected_are_found_out_and_remembered() -> None:
     four = World(
         dict.fromkeys((1, 2, 3, 4), 1), dict.fromkeys((1, 2, 3, 4), Terms(expected_votes=3))
@@ -270,7 +280,7 @@ def take(some: World, step: tuple[str, frozenset[int], frozenset[int] | None]) -
             some.start(*nodes)
 
 
-@settings(max_examples=800)
+@settings(max_examples=400)
 @given(equal_terms(), STEPS)
 def test_two_disjoint_configurations_are_never_primary_at_a_time(
     chosen: tuple[dict[int, int], Terms],
@@ -281,6 +291,30 @@ def test_two_disjoint_configurations_are_never_primary_at_a_time(
     for step in steps:
         take(some, step)
         some.check()
+
+
+TWO = st.frozensets(st.sampled_from([1, 2]), min_size=1)
+TWO_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("form"), TWO, st.one_of(st.none(), TWO)),
+        st.tuples(st.just("form"), st.just(frozenset([1, 2])), st.one_of(st.none(), TWO)),
+        st.tuples(st.sampled_from(["crash", "leave"]), TWO, st.none()),
+        st.tuples(st.just("start"), st.just(frozenset([1, 2])), st.none()),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=400)
+@given(st.sampled_from(BREAKERS), TWO_STEPS)
+def test_two_nodes_are_never_primary_apart_at_a_time(
+    breaker: str | tuple[NodeId, ...],
+    steps: list[tuple[str, frozenset[int], frozenset[int] | None]],
+) -> None:
+    two = world(2, two_node=True, auto_tie_breaker=breaker)
+    for step in steps:
+        take(two, step)
+        two.check()
 
 
 @settings(max_examples=300)
@@ -305,7 +339,7 @@ def unequal_terms(draw: st.DrawFn) -> dict[int, Terms]:
     """Settings of four nodes, of two kinds."""
     kinds = [
         Terms(
-            expected_votes=draw(st.integers(1, 6)),
+            expected_votes=draw(st.sampled_from([1, 3, 4, 4, 4, 5])),
             wait_for_all=draw(st.booleans()),
             auto_tie_breaker=draw(st.sampled_from(BREAKERS)),
         )
@@ -314,7 +348,7 @@ def unequal_terms(draw: st.DrawFn) -> dict[int, Terms]:
     return {node: draw(st.sampled_from(kinds)) for node in range(1, 5)}
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(unequal_terms(), st.lists(FORM, max_size=20))
 def test_settings_that_differ_never_make_two_primaries_of_nodes_that_have_met(
     terms: dict[int, Terms], steps: list[tuple[str, frozenset[int], frozenset[int] | None]]
