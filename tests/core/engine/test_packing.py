@@ -20,7 +20,7 @@ def taken(packer: Packer) -> list[PackedFrame]:
 
 
 def submit(packer: Packer, size: int, guarantee: Guarantee = Guarantee.AGREED) -> int:
-    return packer.submit(1, GROUP, bytes(size), guarantee, Priority.MEDIUM)
+    return packer.submit(1, GROUP, [bytes(size)], guarantee, Priority.MEDIUM)
 
 
 def test_small_messages_share_a_frame() -> None:
@@ -42,7 +42,7 @@ def test_messages_of_different_guarantees_do_not() -> None:
 def test_the_highest_priority_goes_first() -> None:
     packer = Packer(FRAME)
     for priority in reversed(Priority):
-        packer.submit(1, GROUP, b"x", Guarantee.AGREED, priority)
+        packer.submit(1, GROUP, [b"x"], Guarantee.AGREED, priority)
     assert [frame.flags >> 2 & 3 for frame in taken(packer)] == list(Priority)
 
 

@@ -40,10 +40,12 @@ from vsync.vocabulary import (
     Priority,
 )
 from vsync.wire import (
+    DATA_OVERHEAD_BYTES,
     Beacon,
     Commit,
     Data,
     Frame,
+    FrameType,
     Join,
     Recovered,
     Token,
@@ -51,6 +53,11 @@ from vsync.wire import (
     build_control,
 )
 from vsync.wire.header import Header
+
+TYPE_AT: Final = 3
+"""Where a packet has its type; see ``wire.header``."""
+
+DATA_TYPE: Final = int(FrameType.DATA)
 
 PAUSE_SHARE: Final = 0.25
 """A node that is late for its own deadlines by this share of ``token_lost_s`` was stopped, and
@@ -96,7 +103,6 @@ class Engine(Membership):
         self._notices: list[Notice] = []
         self._touched_at = now
         self._handlers: Mapping[type, Callable[[Any, Header, Address, float], None]] = {
-            Data: self._on_data,
             Recovered: self._on_recovered,
             Join: self._on_join,
             Commit: self._on_commit,
@@ -112,11 +118,19 @@ class Engine(Membership):
         self._notice_pause(now)
         history = now < self._history_until
         tokens: list[tuple[Header, Token]] = []
-        decode = self._codec.decode
+        decode, decode_data, take_data = (
+            self._codec.decode,
+            self._codec.decode_data,
+            self._take_data,
+        )
+        frames = 0
         for data, source in packets:
             if self.state is State.LEFT:
                 return
             try:
+                if len(data) > DATA_OVERHEAD_BYTES and data[TYPE_AT] == DATA_TYPE:
+                    frames += take_data(decode_data(data))
+                    continue
                 header, frame = decode(data)
             except MalformedPacket as error:
                 self.counters.add(f"dropped_{error.reason}")
@@ -124,12 +138,16 @@ class Engine(Membership):
             if type(frame) is Token:
                 # Data first, though it came later: it may be what the token would ask for.
                 tokens.append((header, frame))
+            elif type(frame) is Data:
+                frames += take_data(frame)
             elif history and _out_of_date(frame):
                 self.counters.add("dropped_history")  # it waited while we were stopped
-            elif header.sender == self.node and type(frame) not in (Data, Recovered):
+            elif header.sender == self.node and type(frame) is not Recovered:
                 self._on_own_number(header, now)
             else:
                 self._handlers[type(frame)](frame, header, source, now)
+        if frames:
+            self.counters.add("frames_received", frames)
         for header, token in tokens:
             self._on_token(token, header, now)
 
@@ -195,24 +213,42 @@ class Engine(Membership):
     ) -> MessageId:
         """Accept a message of *session* for all members of *groups*; the id that it will have.
 
+        As ``submit_all``, for one.
+        """
+        counter = self.submit_all(session, groups, [payload], guarantee, priority, now)
+        return MessageId(self.node, self.life, priority, counter)
+
+    def submit_all(
+        self,
+        session: int,
+        groups: Sequence[GroupKey],
+        payloads: Sequence[bytes],
+        guarantee: Guarantee,
+        priority: Priority,
+        now: float,
+    ) -> int:
+        """Accept messages that are alike but for their payloads; the counter of the first one.
+
         Never blocks: look at ``pending_bytes`` before. Raises MessageTooLarge, MisuseError for no
-        or too many groups or before the first configuration (EVS 2.2), NodeClosed after ``leave``.
+        or too many groups or before the first configuration (EVS 2.2), NodeClosed after ``leave``;
+        then none is accepted.
         """
         if self.state is State.LEFT:
             raise NodeClosed("the node has left its ring; open it again to send")
         if self.configuration is None:
             raise MisuseError("no configuration yet: send after the first ConfigurationChanged")
-        if len(payload) > self._settings.message_bytes_max:
-            raise MessageTooLarge(len(payload), self._settings.message_bytes_max)
+        largest = max(map(len, payloads), default=0)
+        if largest > self._settings.message_bytes_max:
+            raise MessageTooLarge(largest, self._settings.message_bytes_max)
         if not 1 <= len(groups) <= GROUPS_PER_MESSAGE_MAX:
             raise MisuseError(
                 f"a message goes to 1 to {GROUPS_PER_MESSAGE_MAX} groups, not {len(groups)}; "
                 "join a group, or name one in send()"
             )
-        counter = self._packer.submit(session, groups, payload, guarantee, priority)
+        counter = self._packer.submit(session, groups, payloads, guarantee, priority)
         if self._packer.may_send:
             self._want_token(now)
-        return MessageId(self.node, self.life, priority, counter)
+        return counter
 
     def join_groups(
         self, session: int, groups: Collection[GroupKey], *, closed: bool, now: float

@@ -16,6 +16,11 @@ AHEAD_MAX: Final = 2**16
 """A sequence number further than this beyond what was released is not believed."""
 
 
+# Numbers, not members of the enum, where every frame is compared.
+_AGREED: Final = int(Guarantee.AGREED)
+_SAFE: Final = int(Guarantee.SAFE)
+
+
 class Log:
     """Frames of one ring, received or sent; what was delivered of them and what all have."""
 
@@ -43,7 +48,7 @@ class Log:
         if seq <= self.released or seq in self._frames or seq > self.released + AHEAD_MAX:
             return False
         self._frames[seq] = frame
-        if type(frame) is Data and frame.guarantee < Guarantee.AGREED:
+        if type(frame) is Data and frame.guarantee < _AGREED:
             self._fresh.append(frame)
         if seq > self.high:
             self.high = seq
@@ -139,14 +144,15 @@ class Log:
     def _deliver_ordered(
         self, configuration: Configuration, safe_up_to: int, out: list[Ordered]
     ) -> None:
-        frames = self._frames
-        seq = self.delivered
-        while seq < self.aru:
+        frames, streams = self._frames, self._streams
+        seq, aru = self.delivered, self.aru
+        while seq < aru:
             frame = frames[seq + 1]
-            if type(frame) is Data and frame.guarantee >= Guarantee.AGREED:
-                if frame.guarantee == Guarantee.SAFE and frame.seq > safe_up_to:
+            if type(frame) is Data and frame.guarantee >= _AGREED:
+                if frame.guarantee == _SAFE and seq >= safe_up_to:
                     break
-                self._stream(frame).ordered(frame, configuration, out)
+                stream = streams.get(stream_key(frame.sender, frame.lane)) or self._stream(frame)
+                stream.ordered(frame, configuration, out)
             seq += 1
         self.delivered = seq
 

@@ -174,14 +174,16 @@ class Ordering(ABC):
 
     # --- receiving and delivering ---------------------------------------------------------------
 
-    def _on_data(self, frame: Data, header: Header, source: Address, now: float) -> None:
+    def _take_data(self, frame: Data) -> bool:
+        """Take in a data frame; whether it was one that was missing."""
         log = self._open_log
         if log is None or log.ring != frame.ring:
             self.counters.add("dropped_foreign")
         elif log.add(frame):
-            self.counters.add("frames_received")
+            return True
         else:
             self.counters.add("dropped_repeated")
+        return False
 
     def _emit_deliveries(self) -> None:
         """Deliver what the installed ring's log has ripe."""

@@ -77,26 +77,31 @@ class Packer:
         self,
         session: int,
         groups: Sequence[GroupKey],
-        payload: bytes,
+        payloads: Sequence[bytes],
         guarantee: Guarantee,
         priority: Priority,
     ) -> int:
-        """Queue a message; its counter."""
-        lane = self._lanes[1 + priority]
-        return self._queue(lane, message_head(session, tuple(groups)) + payload, guarantee)
+        """Queue messages that are alike but for their payloads; the counter of the first one."""
+        head = message_head(session, tuple(groups))
+        return self._queue(
+            self._lanes[1 + priority], [head + payload for payload in payloads], guarantee
+        )
 
     def submit_control(self, message: bytes) -> None:
         """Queue a control message."""
-        self._queue(self._lanes[0], message, Guarantee.AGREED)
+        self._queue(self._lanes[0], [message], Guarantee.AGREED)
 
-    def _queue(self, lane: Lane, message: bytes, guarantee: Guarantee) -> int:
-        counter = lane.counter
-        lane.counter += 1
-        lane.waiting.append(Waiting(counter, message, guarantee))
-        lane.pending_bytes += len(message)
-        self.pending_bytes += len(message)
-        self.pending_messages += 1
-        return counter
+    def _queue(self, lane: Lane, messages: Sequence[bytes], guarantee: Guarantee) -> int:
+        first = lane.counter
+        lane.counter += len(messages)
+        lane.waiting += [
+            Waiting(counter, message, guarantee) for counter, message in enumerate(messages, first)
+        ]
+        size = sum(map(len, messages))
+        lane.pending_bytes += size
+        self.pending_bytes += size
+        self.pending_messages += len(messages)
+        return first
 
     @property
     def may_send(self) -> bool:

@@ -5,13 +5,14 @@ unordered message as soon as all its frames are here, a FIFO one once all earlie
 stream are done. Agreed and safe frames wait for the ring's order; see ``log``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from vsync.errors import MalformedPacket
 from vsync.events import Delivery
 from vsync.vocabulary import (
+    GROUP_KEY_BYTES,
     Configuration,
     GroupKey,
     Guarantee,
@@ -20,9 +21,9 @@ from vsync.vocabulary import (
 )
 from vsync.wire.data import (
     GUARANTEES,
+    HEAD_BYTES_MIN,
     PRIORITIES,
     Data,
-    head_bytes,
     parse_message_head,
 )
 from vsync.wire.group import CONTROL_BYTES_MAX, ControlMessage, parse_control
@@ -47,32 +48,61 @@ class Reader:
     def __init__(self, message_bytes_max: int) -> None:
         self.bytes_max = message_bytes_max
         self.malformed = 0
-        self._heads: dict[bytes, tuple[int, tuple[GroupKey, ...], int]] = {}
+        self._heads: dict[bytes, tuple[int, tuple[GroupKey, ...]]] = {}
 
-    def delivery(
+    def read(
         self, frame: Data, counter: int, message: bytes | memoryview, configuration: Configuration
     ) -> Ordered | None:
         """The delivery of *message*; None if its bytes make no sense (alike at every node)."""
-        head = head_bytes(message)
-        known = self._heads.get(head)
-        if known is None:
-            try:
-                known = parse_message_head(message)
-            except MalformedPacket:
+        out: list[Ordered] = []
+        self.read_whole(frame, counter, message, 0, (len(message),), configuration, out)
+        return out[0] if out else None
+
+    def read_whole(
+        self,
+        frame: Data,
+        counter: int,
+        packet: bytes | memoryview,
+        start: int,
+        lengths: Sequence[int],
+        configuration: Configuration,
+        out: list[Ordered],
+    ) -> None:
+        """Put on *out* the deliveries of whole messages that stand one after another in *packet*.
+
+        Done for all messages of a frame at a time, since this is where most of a node's work is.
+        """
+        sender, life = frame.sender, frame.life
+        priority, guarantee = PRIORITIES[frame.lane], GUARANTEES[frame.guarantee]
+        heads, append, new = self._heads, out.append, tuple.__new__
+        for length in lengths:
+            payload_from = HEAD_BYTES_MIN + packet[start] * GROUP_KEY_BYTES
+            known = None
+            if payload_from <= length:
+                head = bytes(packet[start : start + payload_from])
+                known = heads.get(head) or self._read_head(head)
+            if known is None:
                 self.malformed += 1
-                return None
-            if len(self._heads) >= GROUPS_KNOWN_MAX:
-                self._heads.clear()
-            self._heads[head] = known
-        session, groups, payload_from = known
-        return Delivery(
-            MessageId(frame.sender, frame.life, PRIORITIES[frame.lane], counter),
-            groups,
-            bytes(message[payload_from:]),
-            GUARANTEES[frame.guarantee],
-            configuration,
-            session,
-        )
+            else:
+                # What the classes' own constructors do, without a call in Python for each.
+                message = new(MessageId, (sender, life, priority, counter))
+                payload = bytes(packet[start + payload_from : start + length])
+                append(
+                    new(Delivery, (message, known[1], payload, guarantee, configuration, known[0]))
+                )
+            start += length
+            counter += 1
+
+    def _read_head(self, head: bytes) -> tuple[int, tuple[GroupKey, ...]] | None:
+        """The session and the groups that *head* names, remembered; None if it makes no sense."""
+        try:
+            session, groups, _ = parse_message_head(head)
+        except MalformedPacket:
+            return None
+        if len(self._heads) >= GROUPS_KNOWN_MAX:
+            self._heads.clear()
+        known = self._heads[head] = session, groups
+        return known
 
 
 class ControlReader(Reader):
@@ -82,17 +112,26 @@ class ControlReader(Reader):
         super().__init__(CONTROL_BYTES_MAX)
         self.news = False
 
-    def delivery(
-        self, frame: Data, counter: int, message: bytes | memoryview, configuration: Configuration
-    ) -> Ordered | None:
-        """The control message; None if its bytes make no sense (alike at every node)."""
-        try:
-            control = parse_control(message)
-        except MalformedPacket:
-            self.malformed += 1
-            return None
-        self.news = True
-        return Control(frame.sender, control)
+    def read_whole(
+        self,
+        frame: Data,
+        counter: int,
+        packet: bytes | memoryview,
+        start: int,
+        lengths: Sequence[int],
+        configuration: Configuration,
+        out: list[Ordered],
+    ) -> None:
+        """Put on *out* the control messages that stand one after another in *packet*."""
+        for length in lengths:
+            try:
+                message = parse_control(packet[start : start + length])
+            except MalformedPacket:
+                self.malformed += 1
+            else:
+                self.news = True
+                out.append(Control(frame.sender, message))
+            start += length
 
 
 def pieces_of(frame: Data) -> Iterator[tuple[int, memoryview]]:
@@ -159,32 +198,63 @@ class Stream:
             self.advance(configuration, out)
 
     def _in_order(self, frame: Data, configuration: Configuration, out: list[Ordered]) -> None:
-        reader = self.reader
-        pieces = len(frame.lengths)
-        for position, (counter, piece) in enumerate(pieces_of(frame)):
-            first = position == 0 and frame.continues
-            last = position == pieces - 1 and frame.unfinished
-            if not first and not last:
-                message: bytes | memoryview = piece
-            else:
-                if not first:
-                    self._begin(counter)
-                elif self.begun_counter != counter:
-                    continue  # its beginning is lost, and so is it, for all alike
-                self.begun_bytes += len(piece)
-                if self.begun_bytes <= reader.bytes_max:
-                    self.begun.append(piece)
-                if last:
-                    continue
-                message = b"".join(self.begun)
-                too_large = self.begun_bytes > reader.bytes_max
-                self._begin(-1)
-                if too_large:
-                    reader.malformed += 1
-                    continue
-            delivery = reader.delivery(frame, counter, message, configuration)
-            if delivery is not None:
-                out.append(delivery)
+        lengths, packet, start, counter = (
+            frame.lengths,
+            frame.packet,
+            frame.first_byte,
+            frame.counter,
+        )
+        if not (frame.continues or frame.unfinished):
+            self.reader.read_whole(frame, counter, packet, start, lengths, configuration, out)
+            return
+        first, last = 0, len(lengths)
+        view = memoryview(packet)
+        if frame.continues:
+            if frame.unfinished and last == 1:  # from the middle of a large message
+                if self.begun_counter == counter:
+                    self._keep(view[start:])
+                return
+            first = 1
+            ends = last > 1 or not frame.unfinished
+            self._go_on(frame, view[start : start + lengths[0]], ends, configuration, out)
+            start += lengths[0]
+            counter += 1
+        if frame.unfinished and last > first:
+            last -= 1
+        if last > first:
+            whole = lengths[first:last]
+            self.reader.read_whole(frame, counter, packet, start, whole, configuration, out)
+        if last >= first and last < len(lengths):
+            self._begin(counter + last - first)
+            self._keep(view[len(packet) - lengths[last] :])
+
+    def _go_on(
+        self,
+        frame: Data,
+        piece: memoryview,
+        ends: bool,
+        configuration: Configuration,
+        out: list[Ordered],
+    ) -> None:
+        """The next piece of the message that was begun; with the last one it is delivered."""
+        if self.begun_counter != frame.counter:
+            return  # its beginning is lost, and so is it, for all alike
+        self._keep(piece)
+        if not ends:
+            return
+        begun, size = self.begun, self.begun_bytes
+        self._begin(-1)
+        if size > self.reader.bytes_max:
+            self.reader.malformed += 1
+            return
+        delivery = self.reader.read(frame, frame.counter, b"".join(begun), configuration)
+        if delivery is not None:
+            out.append(delivery)
+
+    def _keep(self, piece: memoryview) -> None:
+        self.begun_bytes += len(piece)
+        if self.begun_bytes <= self.reader.bytes_max:
+            self.begun.append(piece)
 
     def _begin(self, counter: int) -> None:
         self.begun = []
@@ -200,7 +270,7 @@ class Stream:
             if first or last:
                 message = self._fragment(frame, counter, piece, first=first, last=last)
             if message is not None:
-                delivery = self.reader.delivery(frame, counter, message, configuration)
+                delivery = self.reader.read(frame, counter, message, configuration)
                 if delivery is not None:
                     out.append(delivery)
 

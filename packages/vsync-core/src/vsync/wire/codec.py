@@ -7,8 +7,8 @@ from vsync.errors import MalformedPacket
 from vsync.vocabulary import NodeId, RingId
 from vsync.wire import control, data, token
 from vsync.wire.control import Beacon, Commit, Join, Wake
-from vsync.wire.data import Data, Recovered
-from vsync.wire.header import FrameType, Header, seal, unseal
+from vsync.wire.data import Data, Recovered, read_data
+from vsync.wire.header import FrameType, Header, Sealer, unseal
 from vsync.wire.token import Token
 
 Frame: TypeAlias = Token | Data | Beacon | Join | Commit | Wake | Recovered
@@ -31,6 +31,8 @@ class Codec:
         self._network = network
         self._node = node
         self._life = life
+        self._seal = Sealer(network, node, life).seal
+        self._ring = RingId(0, NodeId(0))
 
     def decode(self, packet: bytes | memoryview) -> tuple[Header, Frame]:
         """Read a packet. Raises MalformedPacket, whatever the bytes are, and nothing else."""
@@ -39,6 +41,18 @@ class Codec:
         if parse is None:
             raise MalformedPacket("malformed", f"frame type {header.type} is unknown")
         return header, parse(header, packet)
+
+    def decode_data(self, packet: bytes | memoryview) -> Data:
+        """As ``decode``, for a packet that says that it is a data packet: the frame alone.
+
+        Such packets come by the ten thousand a second, so this makes nothing that they do not need.
+        """
+        frame = read_data(packet, self._network, self._ring)
+        if frame is None:
+            header = unseal(packet, self._network)
+            return data.parse_data(header, packet)
+        self._ring = frame.ring
+        return frame
 
     def data(
         self,
@@ -50,7 +64,7 @@ class Codec:
         pieces: Sequence[bytes | memoryview],
     ) -> Data:
         """A data frame of this node, with its packet."""
-        body, lengths = data.build_data(ring, seq, index, counter, flags, list(pieces))
+        body, lengths = data.build_data(ring, seq, index, counter, flags, pieces)
         packet = self._seal(FrameType.DATA, body)
         return Data(self._node, self._life, ring, seq, index, counter, flags, lengths, packet)
 
@@ -78,6 +92,3 @@ class Codec:
     def wake(self, frame: Wake) -> bytes:
         """A wake's packet."""
         return self._seal(FrameType.WAKE, control.build_wake(frame))
-
-    def _seal(self, frame_type: FrameType, body: bytes) -> bytes:
-        return seal(frame_type, self._network, self._node, self._life, body)

@@ -7,7 +7,9 @@ that sent it, the groups' keys) and the payload. The ring's own messages, which 
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Final, NamedTuple
+from zlib import crc32
 
 from construct import (
     Array,
@@ -32,7 +34,17 @@ from vsync.vocabulary import (
     Priority,
     RingId,
 )
-from vsync.wire.header import HEADER_BYTES, RING, RING_BYTES, Header
+from vsync.wire.header import (
+    CHECKED_FROM,
+    HEADER_BYTES,
+    HEADER_FAST,
+    MAGIC,
+    PROTOCOL_VERSION,
+    RING,
+    RING_BYTES,
+    FrameType,
+    Header,
+)
 
 CONTINUES: Final = 0x10  #: the first piece goes on with the message that the frame before left open
 UNFINISHED: Final = 0x20  #: the last piece goes on in this sender's next frame of this priority
@@ -56,6 +68,9 @@ DATA = Struct(
 """The declaration of the body of a data packet; ``DATA_FAST`` is its twin."""
 
 DATA_FAST: Final = struct.Struct(">QIQQQBH")
+_PACKET_FAST: Final = struct.Struct(HEADER_FAST.format + DATA_FAST.format.removeprefix(">"))
+_DATA_TYPE: Final = int(FrameType.DATA)
+_AGREED: Final = int(Guarantee.AGREED)
 DATA_OVERHEAD_BYTES: Final = HEADER_BYTES + DATA_FAST.size
 """Bytes of a data packet before its table of lengths (two bytes a piece)."""
 
@@ -81,6 +96,15 @@ HEAD_BYTES_MAX: Final = HEAD_BYTES_MIN + GROUPS_PER_MESSAGE_MAX * GROUP_KEY_BYTE
 
 PIECES_MAX: Final = 1024
 _TABLES: Final = [struct.Struct(f">{count}H") for count in range(PIECES_MAX + 1)]
+
+
+def _read_flags(flags: int) -> tuple[int, int, bool, bool]:
+    """Guarantee, lane (the priority, or ``CONTROL_LANE``), continues, unfinished."""
+    lane = flags >> 2 & 3 if not flags & CONTROL else CONTROL_LANE
+    return flags & 3, lane, bool(flags & CONTINUES), bool(flags & UNFINISHED)
+
+
+_FLAGS: Final = tuple(map(_read_flags, range(256)))
 
 
 class Data:
@@ -123,10 +147,7 @@ class Data:
         self.seq = seq
         self.index = index
         self.counter = counter
-        self.guarantee = flags & 3
-        self.lane = (flags >> 2 & 3) | (flags >> 4 & 4)  # the priority, or CONTROL_LANE
-        self.continues = bool(flags & CONTINUES)
-        self.unfinished = bool(flags & UNFINISHED)
+        self.guarantee, self.lane, self.continues, self.unfinished = _FLAGS[flags]
         self.lengths = lengths
         self.first_byte = DATA_OVERHEAD_BYTES + 2 * len(lengths)
         self.packet = packet
@@ -165,12 +186,66 @@ def flags_of(guarantee: int, lane: int, *, continues: bool, unfinished: bool) ->
 
 
 def build_data(
-    ring: RingId, seq: int, index: int, counter: int, flags: int, pieces: list[bytes | memoryview]
+    ring: RingId,
+    seq: int,
+    index: int,
+    counter: int,
+    flags: int,
+    pieces: Sequence[bytes | memoryview],
 ) -> tuple[bytes, tuple[int, ...]]:
     """The body of a data packet, and its table of lengths."""
     lengths = tuple(map(len, pieces))
     head = DATA_FAST.pack(ring[0], ring[1], seq, index, counter, flags, len(lengths))
     return b"".join((head, _TABLES[len(lengths)].pack(*lengths), *pieces)), lengths
+
+
+def read_data(packet: bytes | memoryview, network: int, known: RingId) -> Data | None:
+    """Read a good data packet of *network*, header and all, at once; None if it is anything else.
+
+    *known* is a ring that it is likely to be of, so that not every frame has a copy of that. What
+    is no good, ``unseal`` and ``parse_data`` can say why.
+    """
+    size = len(packet)
+    if size < DATA_OVERHEAD_BYTES:
+        return None
+    (
+        magic,
+        version,
+        frame_type,
+        checksum,
+        its_network,
+        sender,
+        life,
+        ring_seq,
+        representative,
+        seq,
+        index,
+        counter,
+        flags,
+        count,
+    ) = _PACKET_FAST.unpack_from(packet)
+    if (
+        magic != MAGIC
+        or version != PROTOCOL_VERSION
+        or frame_type != _DATA_TYPE
+        or crc32(memoryview(packet)[CHECKED_FROM:]) != checksum
+        or its_network != network
+        or sender == 0
+        or not 0 < count <= PIECES_MAX
+        or flags & ~_FLAGS_KNOWN
+        or (flags & CONTROL and flags & 0x0F != _AGREED)
+        or seq == 0
+        or size < DATA_OVERHEAD_BYTES + 2 * count
+    ):
+        return None
+    lengths = _TABLES[count].unpack_from(packet, DATA_OVERHEAD_BYTES)
+    if sum(lengths) != size - DATA_OVERHEAD_BYTES - 2 * count or 0 in lengths:
+        return None
+    if known[0] == ring_seq and known[1] == representative:
+        ring = known
+    else:
+        ring = RingId(ring_seq, representative)
+    return Data(sender, life, ring, seq, index, counter, flags, lengths, packet)
 
 
 def parse_data(header: Header, packet: bytes | memoryview) -> Data:
@@ -228,11 +303,6 @@ def parse_recovered(header: Header, packet: bytes | memoryview) -> Recovered:
 def message_head(session: int, groups: tuple[GroupKey, ...]) -> bytes:
     """What stands before the payload in a message's bytes."""
     return _HEAD.pack(len(groups), session) + b"".join(group.key for group in groups)
-
-
-def head_bytes(message: bytes | memoryview) -> bytes:
-    """The head of a message, as it came."""
-    return bytes(message[: HEAD_BYTES_MIN + message[0] * GROUP_KEY_BYTES])
 
 
 def parse_message_head(message: bytes | memoryview) -> MessageHead:

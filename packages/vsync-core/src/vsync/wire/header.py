@@ -52,7 +52,6 @@ RING = Struct("seq" / Int64ub, "representative" / Int32ub)
 RING_BYTES: Final = 12
 
 
-_UNCHECKED: Final = struct.Struct(">2sBBI")
 _CHECKED: Final = struct.Struct(">IIQ")
 
 
@@ -69,10 +68,22 @@ def network_of(ring_name: str) -> int:
     return int.from_bytes(hashlib.blake2b(ring_name.encode(), digest_size=4).digest())
 
 
+class Sealer:
+    """Puts headers before the bodies of one sender's packets."""
+
+    def __init__(self, network: int, sender: int, life: int) -> None:
+        self._fields = (network, sender, life)
+        self._checksum = zlib.crc32(_CHECKED.pack(network, sender, life))
+
+    def seal(self, frame_type: int, body: bytes) -> bytes:
+        """The packet of *body*."""
+        checksum = zlib.crc32(body, self._checksum)
+        return HEADER_FAST.pack(MAGIC, PROTOCOL_VERSION, frame_type, checksum, *self._fields) + body
+
+
 def seal(frame_type: int, network: int, sender: int, life: int, body: bytes) -> bytes:
-    """Put the header before *body*."""
-    checked = _CHECKED.pack(network, sender, life) + body
-    return _UNCHECKED.pack(MAGIC, PROTOCOL_VERSION, frame_type, zlib.crc32(checked)) + checked
+    """Put the header before *body*, for a sender that sends once."""
+    return Sealer(network, sender, life).seal(frame_type, body)
 
 
 def unseal(packet: bytes | memoryview, network: int) -> Header:
