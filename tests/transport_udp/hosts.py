@@ -8,6 +8,7 @@ import ctypes
 import itertools
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -17,13 +18,22 @@ T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 
+FORWARDED_WITHIN_S = 10.0
+"""How long a new link may take on a busy machine."""
+
 _numbers = itertools.count(1)
 
 
 def run(*command: str) -> None:
     """Run *command*; what it complains of becomes the error."""
+    output_of(*command)
+
+
+def output_of(*command: str) -> str:
+    """Run *command* and give what it prints; what it complains of becomes the error."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"
+    return done.stdout
 
 
 class Host:
@@ -55,6 +65,15 @@ class Host:
         run("ip", "-n", bridge, "link", "set", self.port, "master", "br0", "up")
         self.ip("link", "set", "eth0", "up")
         self.add_addresses()
+        self._wait_until_forwarded()
+
+    def _wait_until_forwarded(self) -> None:
+        """Until the bridge passes packets on: the kernel notices a new link a little later."""
+        show = ("bridge", "-n", self._ethernet.name, "link", "show", "dev", self.port)
+        deadline = time.monotonic() + FORWARDED_WITHIN_S
+        while "state forwarding" not in output_of(*show):
+            assert time.monotonic() < deadline, f"the bridge never forwarded for {self.port}"
+            time.sleep(0.01)
 
     def unplug(self) -> None:
         """Remove ``eth0`` for good."""
