@@ -147,7 +147,9 @@ class Service:
         its nodes, this one too) are in it. Until it has returned everywhere, messages of priority
         MEDIUM and LOW are held on the whole ring; send with ``Priority.RECOVERY``. Deliveries go on
         meanwhile, so it usually waits for an event that ``deliver`` sets. It is cancelled when
-        the configuration changes, and called again in the next. A call that has not returned within
+        the configuration changes, and called again in the next; what the cancelled call sent may
+        still come there, so say in each message which configuration it is for, by
+        ``configuration.id``, and pass over those for another. A call that has not returned within
         ``[node] synchronize_s`` ends the service on this node, and the ring goes on.
         """
 
