@@ -77,6 +77,12 @@ def accusations(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
+def slow_reader(session: nox.Session) -> None:
+    """See what a reader that takes nothing costs nine others, under each policy."""
+    run_python(session, "-m", "benchmarks.slow_reader", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
 def coverage(session: nox.Session) -> None:
     """Run the tests and list the lines and branches that none of them reached."""
     run_tool(session, "coverage", "run", "-m", "pytest", "-m", "not network", *session.posargs)
