@@ -1,6 +1,7 @@
 """Outbox: what is to be sent or asked, from the calling threads to the event loop's, in order."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -82,6 +83,15 @@ class Outbox:
         Raises as well, once, why an earlier message could not be sent; the new one is not taken
         then.
         """
+        try:
+            self._put(head, payload)
+        except TryAgain:
+            # Callers try again in a loop. Let the event loop's thread make room meanwhile: without
+            # this it would wait for the interpreter's lock, 5 ms each time.
+            time.sleep(0)
+            raise
+
+    def _put(self, head: Head, payload: bytes) -> None:
         size = len(payload) + MESSAGE_BYTES
         with self._lock:
             self._check()
