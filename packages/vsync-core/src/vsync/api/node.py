@@ -82,6 +82,8 @@ class Node:
         self.settings = settings
         self._opened_at = time.monotonic()
         self._news = anyio.Event()
+        self._listening = anyio.CancelScope(shield=True)
+        """Goes on though the block is cancelled: the node's end is news, too."""
         self._sessions: list[NodeSession] = []
         self._session_numbers = 0
         self._services: dict[str, ServiceRunner] = {}
@@ -246,15 +248,16 @@ class Node:
     async def _listen(self) -> None:
         """Wake whoever waits for news, once for all that there is, until the thread's last."""
         ended = False
-        while not ended:
-            await anyio.wait_readable(self._told)
-            try:
-                self._told.recv(64)
-            except BlockingIOError:
-                continue
-            self._driver.seen()
-            ended = self._driver.ended  # asked before waking, so that all who wake learn of it
-            self._wake_all()
+        with self._listening:
+            while not ended:
+                await anyio.wait_readable(self._told)
+                try:
+                    self._told.recv(64)
+                except BlockingIOError:
+                    continue
+                self._driver.seen()
+                ended = self._driver.ended  # asked before waking, so that all who wake learn of it
+                self._wake_all()
 
     def _wake_all(self) -> None:
         while self._driver.late_services:
@@ -590,6 +593,7 @@ async def open_node(
                 failure = error
             with anyio.CancelScope(shield=True):
                 await node._close()
+            node._listening.cancel()
             tasks.cancel_scope.cancel()
     finally:
         node._release()

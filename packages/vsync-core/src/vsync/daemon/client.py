@@ -178,8 +178,9 @@ class DaemonSession(Session):
                 f"the daemon at {self._place} is not there at the moment; it is looked for, and "
                 "this session's stream goes on when it is back"
             )
-        if self._link.end is not None:
-            raise self._link.end.with_traceback(None)
+        over = self._link.end or self._link.evicted
+        if over is not None:
+            raise over.with_traceback(None)
         return self._link
 
     async def _ready_link(self) -> Link:

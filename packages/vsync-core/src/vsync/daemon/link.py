@@ -4,6 +4,7 @@ It numbers what is asked and finds each answer's asker; it keeps to the windows 
 opened. What it knows ends with it: see ``vsync.daemon.client`` for what outlives a connection.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
@@ -80,6 +81,8 @@ class Link:
         self.end: VsyncError | None = None
         """Why the connection has ended, once it has."""
         self.ended = anyio.Event()
+        self.evicted: Evicted | None = None
+        """Why nothing can be asked any more, though events may still come."""
         self.member = Member(NodeId(0), 0)
         self.life = 0
         self.message_bytes_max = 0
@@ -91,7 +94,8 @@ class Link:
         welcome = self._asked[-1] = Asked(Type.WELCOME)
         try:
             self._outgoing.put(hello)
-            await self._outgoing.flush()
+            with contextlib.suppress(anyio.EndOfStream):  # it may have said why, all the same
+                await self._outgoing.flush()
             while welcome.answer is None and self.end is None:
                 await self._take_some()
         except (anyio.ClosedResourceError, anyio.EndOfStream):
@@ -285,6 +289,8 @@ class Link:
         if asked is None or (kinds is not None and asked.kind not in kinds):
             raise DaemonError("the daemon sent an answer that nobody asked for")
         asked.answer, asked.error = answer, error
+        if isinstance(error, Evicted):
+            self.evicted = error
         if asked.size:
             self._unaccepted_bytes -= asked.size
             self._blocked_by = self._no_room_since = None

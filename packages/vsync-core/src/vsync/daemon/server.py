@@ -262,7 +262,12 @@ class _Client:
         with anyio.move_on_after(FAREWELL_S, shield=True):
             try:
                 await self._outgoing.flush()
-            except (anyio.ClosedResourceError, anyio.EndOfStream):
+                if failure is not None:
+                    # Closed with something unread, the connection would be reset, END or not.
+                    self._stream.socket.shutdown(socket.SHUT_WR)
+                    while True:
+                        await self._stream.receive(RECEIVE_BYTES)
+            except (anyio.ClosedResourceError, anyio.EndOfStream, OSError):
                 return
 
     async def _greet(self) -> NodeSession:
