@@ -176,16 +176,13 @@ def test_whatever_happens_one_after_another_is_linearizable(data: st.DataObject)
     cell, calls = EMPTY, []
     for time in range(0, 2 * data.draw(st.integers(0, 60)), 2):
         revision = time + 1
-        action: Action = data.draw(
-            st.sampled_from(
-                [
-                    Get(cell.value, cell.revision or 0),
-                    Set(b"%d" % time, revision),
-                    Delete(cell.value is not None),
-                    CompareAndSet(cell.revision or 0, b"%d" % time, True, revision),
-                ]
-            )
-        )
+        actions: list[Action] = [
+            Get(cell.value, cell.revision or 0),
+            Set(b"%d" % time, revision),
+            Delete(cell.value is not None),
+            CompareAndSet(cell.revision or 0, b"%d" % time, True, revision),
+        ]
+        action = data.draw(st.sampled_from(actions))
         following = after(cell, action)
         assert following is not None
         cell = following

@@ -87,6 +87,8 @@ class Claim:
     digest: int
     ancestry: tuple[Point, ...]
     compacted: int
+    certain: int
+    """Up to which revision it knows that every map that may go on has the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,7 @@ _BODIES: Final[dict[str, Any]] = {
         "digest" / Bytes(DIGEST_BYTES),
         "ancestry" / PrefixedArray(Int16ub, _POINT),
         "compacted" / Int64ub,
+        "certain" / Int64ub,
         Terminated,
     ),
     "chunk": Struct(
@@ -174,6 +177,7 @@ def encode(message: Message) -> bytes:
                 "digest": message.digest.to_bytes(DIGEST_BYTES, "big"),
                 "ancestry": [_of_point(point) for point in message.ancestry],
                 "compacted": message.compacted,
+                "certain": message.certain,
             }
             kind = "claim"
         case Chunk():
@@ -209,6 +213,7 @@ def decode(packet: bytes) -> Message:
                     int.from_bytes(body.digest, "big"),
                     tuple(map(_to_point, body.ancestry)),
                     body.compacted,
+                    body.certain,
                 )
             case "chunk":
                 return Chunk(body.configuration, body.number, body.last, body.records)

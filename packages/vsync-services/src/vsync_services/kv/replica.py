@@ -10,13 +10,15 @@ Why what it answers is true, where a service such as ``quorum`` decides (``Mode.
    in that configuration or in the transitional one after it. So every map that a later primary
    configuration can go on with has it (``plan``): it is answered with what it did.
 3. A command delivered in the **transitional** configuration may be lost, with the members here. But
-   it may also have been delivered by others as in 2. So it is carried out, and answered with
-   *outcome unknown*; a read is sent again instead, since nothing is lost by that.
+   it may also have been delivered by others as in 2. So it is carried out, and its answer waits for
+   the next regular configuration. If that is primary, goes on with this very map, and all its
+   members have recorded that they have it, then all later ones have it, and the answer is what the
+   command did. Else it is *outcome unknown*. A read is sent again instead: nothing is lost by that.
 4. What is ordered in a configuration that is **not primary** is carried out by no member, since all
    have agreed on that in ``plan``. So it is answered with *not primary*, which means: it has had no
    effect and will have none.
 
-A watch tells only what 2 says, and what a later primary configuration went on with.
+A watch tells only what is certain in that way.
 
 Where none decides (``Mode.PART``), every command is carried out and answered where it is delivered.
 """
@@ -175,6 +177,8 @@ class Replica:
         self._effects: deque[Effect] = deque()
         self._member: Member | None = None
         self._waiting: dict[int, Operation] = {}
+        self._unsure: dict[int, Result] = {}
+        """What commands of this node did that are in its map, and perhaps in no other."""
         self._numbers = 0
 
     def take_effects(self) -> list[Effect]:
@@ -217,6 +221,7 @@ class Replica:
             digest=self.store.digest,
             ancestry=tuple(self.store.ancestry),
             compacted=self.store.compacted,
+            certain=self.visible.revision,
         )
         self._send(claim, Priority.RECOVERY)
         self._go_on(term)
@@ -259,7 +264,7 @@ class Replica:
                 self._chunk(term, sender, message)
             else:
                 term.done.add(sender)
-                self._forget_older(term)
+                self._all_done(term)
 
     def _current(self, configuration: str) -> _Term | None:
         term = self._term
@@ -292,6 +297,8 @@ class Replica:
             self._transfer(term)
         if again and self._member not in term.plan.needy:
             return  # this node has done its part before
+        if term.plan.mode is Mode.REFUSED or self._member in term.plan.needy:
+            self._give_up_unsure(term)
         if term.plan.mode is Mode.REFUSED:
             self._effects.append(Synchronized(term.configuration.id))
         elif self._member not in term.plan.needy:
@@ -346,12 +353,14 @@ class Replica:
         assert term.plan is not None
         ring = RingId.from_text(term.configuration.id)
         self.store.begin(ring)
-        self.visible = self.store.point
         if term.plan.mode is Mode.PRIMARY:
+            certain = max(claim.certain for claim in term.claims.values())
+            self.visible = Point(ring, min(certain, self.store.revision))
             nodes = tuple(sorted(member.node for member in term.claims if self._is_peer(member)))
             self._records = [*self._records, Record(ring, nodes)][-RECORDS_MAX:]
             self._effects.append(Save(term.configuration.id, encode_records(self._records)))
         else:
+            self._be_certain()
             self._finish(term)
 
     def _is_peer(self, member: Member) -> bool:
@@ -361,15 +370,33 @@ class Replica:
         self._send(Done(term.configuration.id), Priority.RECOVERY)
         self._effects.append(Synchronized(term.configuration.id))
 
-    def _forget_older(self, term: _Term) -> None:
-        """All have recorded this configuration: older records say nothing any more.
+    def _all_done(self, term: _Term) -> None:
+        """When all have the map, and have recorded that: it is certain, and older records say
+        nothing any more. They go with the next writing."""
+        if term.plan is None or term.peers is None or not term.peers <= term.done:
+            return
+        ring = RingId.from_text(term.configuration.id)
+        if self.store.history == ring:
+            self._records = [record for record in self._records if record.ring >= ring]
+            self._be_certain()
 
-        They go with the next writing.
-        """
-        if term.peers is not None and term.peers <= term.done:
-            ring = RingId.from_text(term.configuration.id)
-            if any(record.ring == ring for record in self._records):
-                self._records = [record for record in self._records if record.ring >= ring]
+    def _be_certain(self) -> None:
+        """This node's map, as it is, is the one that goes on."""
+        self.visible = self.store.point
+        unsure, self._unsure = self._unsure, {}
+        for number, result in unsure.items():
+            self._answer(number, result)
+
+    def _give_up_unsure(self, term: _Term) -> None:
+        assert term.plan is not None
+        unsure, self._unsure = self._unsure, {}
+        for number in unsure:
+            self.counters.commands_unknown += 1
+            reason = (
+                "the configuration changed before all nodes were known to have the command; it "
+                f"may have taken effect, or not ({term.plan.reason})"
+            )
+            self._answer(number, Result(Outcome.UNKNOWN, reason=reason))
 
     # --- commands ---------------------------------------------------------------------------------
 
@@ -406,6 +433,7 @@ class Replica:
     def abandon(self, number: int) -> None:
         """Nobody waits for this command any more; it may take effect all the same."""
         self._waiting.pop(number, None)
+        self._unsure.pop(number, None)
 
     def _command(self, term: _Term, sender: Member, command: Command) -> None:
         if term.plan is None or term.peers is None or sender not in term.claims:
@@ -414,29 +442,19 @@ class Replica:
         mine = sender == self._member
         if term.plan.mode is Mode.REFUSED:
             if mine:
-                self._answer(command, Result(Outcome.NOT_PRIMARY, reason=term.plan.reason))
+                refusal = Result(Outcome.NOT_PRIMARY, reason=term.plan.reason)
+                self._answer(command.number, refusal)
             return
         result = self._carry_out(command)
-        unsure = term.transitional and term.plan.mode is Mode.PRIMARY
-        if not unsure:
+        if not term.transitional or term.plan.mode is Mode.PART:
             self.visible = self.store.point
             if mine:
-                self._answer(command, result)
-        elif mine and command.operation is Operation.READ:
-            if command.number in self._waiting:
+                self._answer(command.number, result)
+        elif mine and command.number in self._waiting:
+            if command.operation is Operation.READ:
                 self._send(command, Priority.MEDIUM)
-        elif mine:
-            self.counters.commands_unknown += 1
-            self._answer(
-                command,
-                Result(
-                    Outcome.UNKNOWN,
-                    reason=(
-                        f"configuration {term.configuration.id} ended before all its members were "
-                        "known to have the command; it may have taken effect, or not"
-                    ),
-                ),
-            )
+            else:
+                self._unsure[command.number] = result
 
     def _carry_out(self, command: Command) -> Result:
         store = self.store
@@ -456,9 +474,9 @@ class Replica:
                     return Result(Outcome.OK, store.set(command.key, command.value))
                 return Result(Outcome.OK, store.delete(command.key) or 0)
 
-    def _answer(self, command: Command, result: Result) -> None:
-        if self._waiting.pop(command.number, None) is not None:
-            self._effects.append(Answer(command.number, result))
+    def _answer(self, number: int, result: Result) -> None:
+        if self._waiting.pop(number, None) is not None:
+            self._effects.append(Answer(number, result))
 
     def _send(self, message: Message, priority: Priority) -> None:
         guarantee = Guarantee.SAFE if isinstance(message, Command) else Guarantee.AGREED
