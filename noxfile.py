@@ -37,8 +37,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
-    """Check every annotation: mypy, strict, over packages, tests, benchmarks and this file."""
-    run_tool(session, "mypy", "packages", "tests", "benchmarks", "noxfile.py")
+    """Check every annotation: mypy, strict, over packages, tests, examples, benchmarks and this file."""
+    run_tool(session, "mypy", "packages", "tests", "examples", "benchmarks", "noxfile.py")
 
 
 @nox.session(venv_backend="none")
