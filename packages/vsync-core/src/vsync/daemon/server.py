@@ -278,7 +278,7 @@ class _Client:
             if kind != Type.HELLO:
                 raise DaemonError("a client begins with HELLO; is this a vsync client?")
         if waiting.cancelled_caught:
-            raise DaemonError(f"the client said nothing for {HELLO_S:.0f} s")
+            raise DaemonError(f"the client said nothing for {HELLO_S:g} s")
         theirs = protocol.parse_protocol(body)
         if theirs != DAEMON_PROTOCOL:
             raise DaemonError(
