@@ -8,6 +8,8 @@ describe. "Accelerated": Babay and Amir, "Fast Total Ordering for Modern Data Ce
 from collections import defaultdict
 from itertools import pairwise
 
+import pytest
+
 from tests.specification.wiretap import ring_of, wiretap
 from vsync.engine import State
 from vsync.settings import RingSettings
@@ -169,6 +171,22 @@ def test_a_member_sends_no_more_at_one_visit_than_its_own_limit() -> None:
 
 
 # --- Accelerated ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [4, 20])
+def test_a_rotation_carries_no_more_new_frames_than_the_window_and_one_for_each_member(
+    window: int,
+) -> None:
+    # The one for each member is this implementation's: a member is never starved.
+    cluster = ring_of(4, RingSettings(window_frames=window))
+    with wiretap(cluster) as tap:
+        load(cluster, 60)
+        cluster.run(1.0)
+    tokens = {token.token_seq: token.seq for _, token in tap.of(Token)}
+    assert max(tokens.values()) > 150
+    for number, seq in tokens.items():
+        if number + 4 in tokens:
+            assert tokens[number + 4] - seq <= window + 4
 
 
 def test_the_token_is_passed_before_the_last_frames_that_it_counts() -> None:

@@ -51,9 +51,10 @@ class Flow:
         """Frames that may be sent now, repeated ones included."""
         others = max(0, token.sent - self.sent_before)
         ring_backlog = max(0, token.backlog - self.backlog_before) + backlog
+        allowed = min(self.per_visit, self.window - others)
         if ring_backlog > backlog:  # others wait too: each gets its share of the window
-            return max(1, min(self.per_visit, self.window * backlog // ring_backlog))
-        return max(1, min(self.per_visit, self.window - others))
+            allowed = min(allowed, self.window * backlog // ring_backlog)
+        return max(1, allowed)
 
     def update(self, token: Token, sent: int, backlog: int) -> None:
         """Write into *token* what this node sent and still has, in place of its last figures."""
