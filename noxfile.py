@@ -37,7 +37,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
-    """Check every annotation: mypy, strict, over packages, tests, examples, benchmarks and this file."""
+    """Check every annotation in packages, tests, examples, benchmarks and this file: mypy."""
     run_tool(session, "mypy", "packages", "tests", "examples", "benchmarks", "noxfile.py")
 
 
