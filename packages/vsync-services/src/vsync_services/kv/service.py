@@ -339,7 +339,11 @@ class _Waiting:
     def told(self, result: Result) -> bytes:
         """What to answer."""
         if result.outcome is Outcome.NOT_PRIMARY:
-            return refused("not_primary", result.reason)
+            return refused(
+                "not_primary",
+                f"the map is not served in this configuration: {result.reason}; the request had no "
+                "effect",
+            )
         if result.outcome is Outcome.UNKNOWN:
             return refused("unknown", result.reason)
         return self._told(result)

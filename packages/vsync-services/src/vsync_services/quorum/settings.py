@@ -62,8 +62,8 @@ class QuorumSettings(BaseModel):
                 )
         elif self.expected_votes is None:
             raise ValueError(
-                "expected_votes is missing in [service.quorum]; it is the votes of all nodes "
-                "that there are, for example 3"
+                "expected_votes is missing; it is the votes of all nodes that there are, for "
+                "example 3"
             )
         if self.votes > self.terms.expected_votes:
             raise ValueError(
