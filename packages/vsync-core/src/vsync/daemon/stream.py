@@ -105,7 +105,8 @@ class Outgoing:
     async def room(self) -> None:
         """Wait until not too much waits."""
         while self.bytes > OUTGOING_BYTES_MAX:
-            self._room = anyio.Event()
+            if self._room.is_set():  # else others wait for it already
+                self._room = anyio.Event()
             await self._room.wait()
 
     async def flush(self) -> None:
