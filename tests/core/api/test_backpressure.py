@@ -476,7 +476,11 @@ async def test_spill_delivers_all_afterwards_and_needs_little_memory(
 
         await until(on_disk, "what waits is on disk, and not in memory")
         assert (await one.status())["blocked_by"] is None
+        (warning,) = [w for w in (await two.status())["warnings"] if "too slow" in w]
+        assert warning.startswith("session printer is too slow: ")
+        assert warning.endswith(f"on disk, and beyond {2**28} it is evicted")
         assert numbers(await deliveries(slow, count)) == list(range(count))
+        assert not [w for w in (await two.status())["warnings"] if "too slow" in w]
         assert mailbox.waiting_bytes == mailbox.memory_bytes == mailbox.disk_bytes == 0
         await sender.send(payload(count), "a")
         assert numbers(await deliveries(slow, 1)) == [count]

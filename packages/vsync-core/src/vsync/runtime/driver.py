@@ -610,6 +610,12 @@ class Driver:
             for seat in self._route.seats
             if (since := seat.mailbox.full_since) is not None
         ]
+        warnings += [
+            f"session {mailbox.name} is too slow: {mailbox.spilled_bytes} bytes of its events are "
+            f"on disk, and beyond {mailbox.spill_bytes_max} it is evicted"
+            for mailbox in (seat.mailbox for seat in self._route.seats)
+            if mailbox.spilled_bytes
+        ]
         return {
             "node": engine.node,
             "life": f"{engine.life:x}",

@@ -107,11 +107,17 @@ class Mailbox:
     @property
     def memory_bytes(self) -> int:
         """Bytes put and not taken, in memory."""
-        return self.waiting_bytes - (self._on_disk_bytes - self._read_bytes)
+        return self.waiting_bytes - self.spilled_bytes
+
+    @property
+    def spilled_bytes(self) -> int:
+        """Bytes put and not taken, on disk."""
+        return self._on_disk_bytes - self._read_bytes
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes of disk in use."""
+        """Bytes of disk in use: how much what waits there takes, and what was read is not given
+        back yet."""
         return self._spill.disk_bytes
 
     @property
@@ -269,8 +275,8 @@ class Mailbox:
                 self._put_on_disk(batch, self._spill.write(events))
         except OSError as error:
             self._refusal = (
-                f"its events cannot go to disk ({error}); make room in the directory for temporary "
-                "files, or name one that has room in TMPDIR"
+                f"its events cannot go to disk ({error.strerror or error}); make room in the "
+                "directory for temporary files, or name one that has room in TMPDIR"
             )
         self._handled_bytes += batch.size
 
@@ -327,7 +333,8 @@ class Mailbox:
         self._over = True
         self._batches.clear()
         self.evicted = Evicted(
-            f"session {self.name} was evicted: its events cannot be read back from disk ({error})"
+            f"session {self.name} was evicted: its events cannot be read back from disk "
+            f"({error.strerror or error})"
         )
 
     def close(self) -> None:
