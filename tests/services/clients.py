@@ -13,7 +13,7 @@ KEYS = ("a", "b", "c")
 
 
 class Client:
-    """One client at one node: an action at a time, until it is cancelled."""
+    """One client at one node: an action at a time, until it is cancelled or the node is gone."""
 
     def __init__(
         self, name: str, session: Requester, recorder: Recorder, dice: Random, pause_s: float
@@ -32,10 +32,10 @@ class Client:
             await anyio.sleep(self.dice.random() * self.pause_s)
             try:
                 await self.act()
-            except KeyValueError:
+            except (KeyValueError, vsync.ServiceFailed):
                 await anyio.sleep(self.pause_s)
-            except vsync.VsyncError:  # the node is closing, or has no kv any more
-                await anyio.sleep(self.pause_s)
+            except vsync.VsyncError:  # the node, or the way to it
+                return
 
     async def act(self) -> None:
         key, chance = self.dice.choice(KEYS), self.dice.random()
