@@ -24,7 +24,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel
 
 import vsync
-from vsync import errors, hookspecs, trace
+from vsync import errors, evs, hookspecs, trace
 from vsync.errors import VsyncError
 from vsync.plugins import load_transport
 from vsync.settings import PRESETS, DaemonSection, NodeSection, RingSettings
@@ -90,7 +90,38 @@ API: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The public names that are no errors, by region of the page."""
 
+EVS: Final = (
+    "initialize",
+    "finalize",
+    "fd_get",
+    "dispatch",
+    "join",
+    "leave",
+    "mcast_joined",
+    "mcast_groups",
+    "membership_get",
+    "context_get",
+    "context_set",
+    "Handle",
+    "Callbacks",
+    "DeliverCallback",
+    "ChangeCallback",
+    "Dispatch",
+    "Membership",
+    "Group",
+    "Groups",
+    "Code",
+    "EvsError",
+)
+"""The names of ``vsync.evs`` that neither ``vsync`` has nor the table of its errors."""
+
 PLAIN: Final = {
+    "DeliverCallback": "A function that is called with the handle, the node that sent the message, "
+    "and the message.",
+    "ChangeCallback": "A function that is called with the handle, the members, those who left, "
+    "those who joined (tuples of node ids), and the id of the ring.",
+    "Group": "The key of a group: a `GroupKey`, or 32 bytes.",
+    "Groups": "One `Group`, or several: any iterable of them.",
     "Address": "Any hashable value: where a packet came from, and so where an answer goes. Opaque "
     "to all but its transport.",
     "EVERYONE": "The destination of a `Burst` that means all nodes of the ring, the sender "
@@ -228,6 +259,17 @@ def errors_table() -> Iterator[str]:
     yield from table(("error", "a kind of", "import from", "meaning"), rows())
 
 
+def evs_errors_table() -> Iterator[str]:
+    """Every error of ``vsync.evs``, with the seed's number."""
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for error in sorted(evs.EvsError.__subclasses__(), key=lambda error: error.code):
+            code = f"`{error.code.name}` {error.code.value}"
+            yield f"`{error.__name__}`", code, plain(error.__doc__ or "")
+
+    yield from table(("error", "code", "meaning"), rows())
+
+
 # --- hooks --------------------------------------------------------------------------------------
 
 
@@ -305,9 +347,9 @@ def docs_below(body: list[ast.stmt]) -> dict[str, str]:
     }
 
 
-def described(name: str) -> Iterator[str]:
+def described(name: str, module: ModuleType = vsync) -> Iterator[str]:
     """All about one public name."""
-    thing = getattr(vsync, name)
+    thing = getattr(module, name)
     yield f"### `{name}`"
     yield ""
     if name in PLAIN:
@@ -401,6 +443,8 @@ def regions() -> Mapping[str, str]:
     made["properties"] = properties_table()
     for region, names in API.items():
         made[f"api-{region}"] = (line for name in names for line in described(name))
+    made["evs"] = (line for name in EVS for line in described(name, evs))
+    made["evs-errors"] = evs_errors_table()
     return {name: tidy("\n".join(lines)) for name, lines in made.items()}
 
 

@@ -7,6 +7,7 @@ from typing import Final
 import pytest
 from docs.generate_reference import (
     API,
+    EVS,
     PAGES,
     REGION,
     SECTIONS,
@@ -18,7 +19,7 @@ from docs.generate_reference import (
 
 import vsync
 from tests.docs.pages import ROOT
-from vsync import hookspecs
+from vsync import evs, hookspecs
 from vsync.plugins import list_plugins
 from vsync.settings import Strict
 from vsync.testing.properties import PROPERTIES
@@ -51,6 +52,13 @@ def test_the_api_page_has_every_public_name_that_is_no_error() -> None:
     known_errors = {error.__name__ for error in all_errors()}
     assert sorted(listed) == sorted(set(vsync.__all__) - known_errors)
     assert headings("api.md") == listed
+
+
+def test_the_evs_page_has_every_public_name_that_vsync_has_not() -> None:
+    known_errors = {error.__name__ for error in evs.EvsError.__subclasses__()}
+    assert sorted(EVS) == sorted(set(evs.__all__) - known_errors - set(vsync.__all__))
+    assert headings("evs.md") == list(EVS)
+    assert all(name in MADE["evs-errors"] for name in known_errors)
 
 
 def test_the_errors_page_explains_every_error() -> None:

@@ -1,6 +1,7 @@
 """Virtual synchrony for Python: ordered messages and configurations over the Totem ring.
 
-Users import from here and from nothing deeper; ``vsync.testing`` is the only other public module.
+Users import from here and from nothing deeper; ``vsync.testing`` and ``vsync.evs`` are the only
+other public modules.
 """
 
 from importlib.metadata import version
