@@ -142,8 +142,8 @@ def join(handle: Handle, groups: Groups) -> None:
     """Add *groups* to those whose messages come; at most 50 a call.
 
     Those that are joined already stay so. Returns when the node has done it, which is after all
-    that was sent before. Raises TooManyGroups, InvalidParam for a key that has not 32 bytes,
-    LibraryError.
+    that was sent before has been handed to the node. Raises TooManyGroups, InvalidParam for a key
+    that has not 32 bytes, Access for the group of a service, LibraryError.
     """
     keys = _keys(groups)
     handle._ask(lambda session: session.join(*keys))
