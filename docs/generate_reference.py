@@ -26,7 +26,7 @@ from pydantic import BaseModel
 import vsync
 from vsync import errors, evs, hookspecs, trace
 from vsync.errors import VsyncError
-from vsync.plugins import load_transport
+from vsync.plugins import load_service, load_transport
 from vsync.settings import PRESETS, DaemonSection, NodeSection, RingSettings
 from vsync.testing.properties import PROPERTIES
 from vsync_cli import hookspecs as command_hookspecs
@@ -47,6 +47,7 @@ SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
         f"transport.{name}": load_transport(name).SETTINGS
         for name in ("udp", "udpu", "fault", "memory")
     },
+    **{f"service.{name}": load_service(name).SETTINGS for name in ("quorum", "kv")},
 }
 """Every section of a settings file, and its model."""
 
@@ -179,7 +180,12 @@ def kind_of(annotation: Any) -> str:
         return "list of text"
     if whole.startswith("dict"):
         return "table"
-    return " or ".join(names.get(part) or f"`{to_toml(part)}`" for part in parts)
+    return " or ".join(
+        "list of integers"
+        if str(part).startswith("tuple[int")
+        else names.get(part) or f"`{to_toml(part)}`"
+        for part in parts
+    )
 
 
 def limits_of(model: type[BaseModel], name: str) -> str:

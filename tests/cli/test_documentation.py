@@ -9,6 +9,8 @@ import rich_click as click
 
 from vsync_cli.demo.script import VERBS
 from vsync_cli.main import main
+from vsync_services.kv.commands import kv
+from vsync_services.quorum.commands import quorum
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "commands.md").read_text()
 SECTIONS = dict(re.findall(r"^## (vsync .+?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
@@ -23,7 +25,10 @@ def walk(name: str, command: click.Command) -> Iterator[tuple[str, click.Command
         yield name, command
 
 
-COMMANDS = dict(walk("vsync", main))
+#: Those of the services come by the hook, as a stranger's would, and have their place on the page.
+COMMANDS = (
+    dict(walk("vsync", main)) | dict(walk("vsync quorum", quorum)) | dict(walk("vsync kv", kv))
+)
 
 
 def options(command: click.Command) -> set[str]:

@@ -285,6 +285,8 @@ def test_a_command_on_a_page_has_only_options_that_there_are(line: str) -> None:
     words = shlex.split(line.partition(" >")[0], comments=True)[1:]
     command: click.Command = main
     while isinstance(command, click.Group):
-        command = command.commands[words.pop(0)]
+        part = command.get_command(click.Context(command), words.pop(0))
+        assert part is not None, line
+        command = part
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words if word.startswith("-") and word != "-"} <= known

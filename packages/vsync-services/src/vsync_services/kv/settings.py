@@ -2,15 +2,15 @@
 
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from vsync.settings import Strict
 
 MIB: Final = 2**20
 
 
-class KeyValueSettings(BaseModel):
+class KeyValueSettings(Strict):
     """``[service.kv]``: this node's part of the map. Nodes may differ."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     reads: Literal["linearizable", "local"] = "linearizable"
     """``linearizable``: a read takes its place in the order of all writes, and is answered where

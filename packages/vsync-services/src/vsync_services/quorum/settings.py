@@ -2,8 +2,9 @@
 
 from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from vsync.settings import Strict
 from vsync.vocabulary import NODE_ID_MAX, NodeId
 from vsync_services.quorum.decision import LOWEST, NONE, Terms
 
@@ -11,13 +12,11 @@ VOTES_MAX: Final = 1000
 LISTED_MAX: Final = 100
 
 
-class QuorumSettings(BaseModel):
+class QuorumSettings(Strict):
     """``[service.quorum]``: which configuration is primary.
 
     All but ``votes`` must be equal on every node; where they are not, no configuration is primary.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     votes: int = Field(default=1, ge=0, le=VOTES_MAX)
     """The votes of this node. 0: it hears what is decided, and counts for nothing."""
