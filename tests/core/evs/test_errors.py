@@ -25,7 +25,7 @@ from tests.core.evs.daemons import (
     messages,
 )
 from vsync import evs
-from vsync.daemon import client
+from vsync.daemon import client, peers, server
 from vsync.evs import Code, Handle
 from vsync.service import service_group
 
@@ -150,6 +150,15 @@ def test_a_socket_that_this_user_may_not_use_is_a_matter_of_security(
 
     monkeypatch.setattr(client, "connect_stream", refuse)
     with pytest.raises(evs.Security, match="Permission denied"):
+        evs.initialize(evs.Callbacks(), path=daemon.path)
+
+
+def test_a_user_whom_the_daemon_does_not_serve_is_a_matter_of_security(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    somebody_else = peers.Peer(1, 54321, frozenset())
+    monkeypatch.setattr(server, "peer_of", lambda _socket: somebody_else)
+    with pytest.raises(evs.Security, match=r"uid 54321\)? may not use this daemon"):
         evs.initialize(evs.Callbacks(), path=daemon.path)
 
 

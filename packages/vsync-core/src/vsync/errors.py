@@ -18,7 +18,8 @@
  ├─ ``Evicted``             the session was too slow for its ring, and was ended
  ├─ ``ServiceFailed``       a service refused a request, has failed, or does not run here
  └─ ``DaemonError``         the daemon cannot be reached, or refused what was asked
-     └─ ``DaemonLost``       the connection to the daemon has ended
+     ├─ ``DaemonLost``       the connection to the daemon has ended
+     └─ ``NotAllowed``       this user may not use the daemon
 
 A bad packet never raises out of the engine. A broken invariant of our own is an ``assert``.
 """
@@ -98,6 +99,10 @@ class DaemonError(VsyncError):
 class DaemonLost(DaemonError):
     """The connection to the daemon has ended; what was not answered may or may not have been
     accepted."""
+
+
+class NotAllowed(DaemonError):
+    """This user may not use the daemon; ``users`` and ``groups`` in ``[daemon]`` say who may."""
 
 
 class NotMember(MisuseError):

@@ -306,5 +306,5 @@ class Link:
         if isinstance(error, DaemonLost):
             return DaemonLost(f"the daemon at {self._place} has closed the connection: {error}")
         if isinstance(error, DaemonError):
-            return DaemonError(f"the daemon at {self._place} ends this session: {error}")
+            return type(error)(f"the daemon at {self._place} ends this session: {error}")
         return error

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vsync.errors import DaemonError, SettingsError
+from vsync.errors import NotAllowed, SettingsError
 from vsync.settings import DaemonSection
 
 SO_PEERGROUPS: Final = 59
@@ -72,9 +72,9 @@ class Doorkeeper:
         return MODE_ALONE if alone else MODE_OTHERS
 
     def check(self, peer: Peer) -> None:
-        """Raise DaemonError if *peer* may not be here."""
+        """Raise NotAllowed if *peer* may not be here."""
         if peer.uid not in self._users and self._groups.isdisjoint(peer.groups):
-            raise DaemonError(
+            raise NotAllowed(
                 f"user {_name(peer.uid)} may not use this daemon; an administrator can allow it "
                 "with users or groups in [daemon] of the node's settings"
             )

@@ -41,6 +41,7 @@ from vsync.errors import (
     MessageTooLarge,
     MisuseError,
     NodeClosed,
+    NotAllowed,
     NotMember,
     PriorityHeld,
     ServiceFailed,
@@ -106,6 +107,7 @@ ERRORS: Final[tuple[type[VsyncError], ...]] = (
     TransportFailed,
     StateFailed,
     TraceFailed,
+    NotAllowed,
 )
 """The errors that cross the socket as what they are; their places here are their numbers."""
 

@@ -7,7 +7,14 @@ have returned another code raises the exception that carries it.
 from enum import IntEnum
 from typing import ClassVar
 
-from vsync.errors import DaemonError, MisuseError, NotMember, SettingsError, VsyncError
+from vsync.errors import (
+    DaemonError,
+    MisuseError,
+    NotAllowed,
+    NotMember,
+    SettingsError,
+    VsyncError,
+)
 
 
 class Code(IntEnum):
@@ -95,7 +102,7 @@ class NotSupported(EvsError):
 
 
 class Security(EvsError):
-    """The permissions of the daemon's socket do not let this user in."""
+    """The daemon, or the permissions of its socket, do not let this user in."""
 
     code = Code.SECURITY
 
@@ -117,7 +124,7 @@ def translated(error: VsyncError) -> EvsError:
             kind = Access
         case MisuseError() | SettingsError():
             kind = InvalidParam
-        case DaemonError(__cause__=PermissionError()):
+        case NotAllowed() | DaemonError(__cause__=PermissionError()):
             kind = Security
         case DaemonError(__cause__=TimeoutError()):
             kind = Timeout
