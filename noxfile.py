@@ -83,6 +83,12 @@ def slow_reader(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
+def daemon(session: nox.Session) -> None:
+    """Send a million messages through one daemon to ten programs; ``-- --messages 100000``."""
+    run_python(session, "-m", "benchmarks.daemon", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
 def coverage(session: nox.Session) -> None:
     """Run the tests and list the lines and branches that none of them reached."""
     run_tool(session, "coverage", "run", "-m", "pytest", "-m", "not network", *session.posargs)

@@ -161,3 +161,8 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_page_shows_the_unit_as_it_is() -> None:
+    page = Path(__file__).parents[2] / "docs" / "howto" / "run-under-systemd.md"
+    assert f"```ini\n{UNIT.read_text()}```\n" in page.read_text()

@@ -101,7 +101,8 @@ class DaemonSession(Session):
                 return batch
             if self._end is not None:
                 raise self._end.with_traceback(None)
-            self._news = anyio.Event()
+            if self._news.is_set():
+                self._news = anyio.Event()
             await self._news.wait()
 
     async def status(self) -> Mapping[str, Any]:
