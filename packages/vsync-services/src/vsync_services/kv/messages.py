@@ -277,13 +277,17 @@ def cut(
 
     No part is larger than the first, so who may send that may send all.
     """
-    rest = bytearray()
+    part = bytearray()
     for record in _records(entries, changes):
-        rest += record
-        while len(rest) > chunk_bytes:
-            yield bytes(rest[:chunk_bytes])
-            del rest[:chunk_bytes]
-    yield bytes(rest)
+        place = 0
+        while len(part) + len(record) - place > chunk_bytes:
+            end = place + chunk_bytes - len(part)
+            part += record[place:end]
+            yield bytes(part)
+            part.clear()
+            place = end
+        part += record[place:]
+    yield bytes(part)
 
 
 def _records(entries: Iterable[tuple[str, Entry]], changes: Iterable[Change]) -> Iterator[bytes]:
