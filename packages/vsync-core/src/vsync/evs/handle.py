@@ -85,7 +85,7 @@ class Handle:
         self._loop: BlockingPortalProvider
         self._portal: BlockingPortal
         self._ended: Future[Any]
-        self._closing: anyio.Event
+        self._closing: anyio.Event | None = None
         self._node = NodeId(0)
         self._joined: tuple[GroupKey, ...] = ()
         self._context: object = None
@@ -135,6 +135,7 @@ class Handle:
         try:
             self._ended, _ = self._portal.start_task(self._live, session)
         except BaseException as error:
+            self._tell_to_end()  # it may go on: Ctrl-C ends the waiting for it only
             self._release()
             if isinstance(error, VsyncError):
                 raise translated(error) from error
@@ -179,28 +180,33 @@ class Handle:
     def _finalize(self) -> None:
         """End. Raises EvsError, for messages that were lost; it has ended all the same."""
         self._check()
+        if not self._inbox.close():
+            raise BadHandle("the handle is finalized")  # by another thread, just now
         self._finalized = True
-        _process.open.discard(self)
-        self._inbox.close()
         self._inbox.wait_for_callbacks()
         self._end()
 
     def _abandon(self) -> None:
         """As ``_finalize``, at the end of the process: threads in callbacks end with it."""
-        self._finalized = True
-        self._inbox.close()
-        self._end()
+        if self._inbox.close():
+            self._finalized = True
+            self._end()
 
     def _end(self) -> None:
+        _process.open.discard(self)
         self._outbox.close()
         try:
-            self._portal.call(self._closing.set)
+            self._tell_to_end()
             self._ended.result()
         except VsyncError as error:
             raise translated(error) from error
         finally:
             self._release()
         self._outbox.tell_loss()
+
+    def _tell_to_end(self) -> None:
+        if self._closing is not None:
+            self._portal.call(self._closing.set)
 
     def _release(self) -> None:
         self._inbox.close()
@@ -217,7 +223,7 @@ class Handle:
         task_status: TaskStatus[None],
     ) -> None:
         """Have a session until ``finalize``."""
-        self._closing = anyio.Event()
+        self._closing = closing = anyio.Event()
         sent = anyio.Event()
         try:
             async with opening as session:
@@ -228,7 +234,7 @@ class Handle:
                     tasks.start_soon(self._receive, session)
                     tasks.start_soon(self._send, session, sent)
                     task_status.started()
-                    await self._closing.wait()
+                    await closing.wait()
                     with anyio.move_on_after(FINALIZE_S):
                         await sent.wait()
                     tasks.cancel_scope.cancel()

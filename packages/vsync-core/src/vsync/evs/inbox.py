@@ -124,11 +124,6 @@ class Inbox:
         """The newest regular configuration that came, dispatched or not."""
         return self._current
 
-    @property
-    def calling(self) -> bool:
-        """Whether this thread is in a callback."""
-        return threading.get_ident() in self._calling
-
     def __len__(self) -> int:
         """How many callbacks can be made now."""
         return len(self._events)
@@ -182,13 +177,16 @@ class Inbox:
             with self._lock:
                 self._lifted -= 1
 
-    def close(self) -> None:
-        """Forget what is here, and let nobody wait."""
+    def close(self) -> bool:
+        """Forget what is here, and let nobody wait; whether nobody had closed it before."""
         with self._lock:
+            if self._closed:
+                return False
             self._closed = True
             self._events.clear()
             self._room.set()
             self._news.notify_all()
+            return True
 
     def wait_for_callbacks(self) -> None:
         """Wait until no other thread is in a callback. The inbox is closed."""
