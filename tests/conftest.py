@@ -60,3 +60,7 @@ def what_the_network_lacks() -> str | None:
     if tried.returncode != 0:
         return f"the kernel refused one: {tried.stderr.strip()}"
     return None
+
+
+#: A stranger's package has tests of its own, which are run where it is installed.
+collect_ignore = ["outside"]

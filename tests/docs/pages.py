@@ -3,6 +3,7 @@
 A note is a comment on the line above a block:
 
 ``<!-- file: NAME -->``             the block is a file of that name (a Python one is run as well)
+``<!-- kit: KIND NAME PATH -->``    what ``vsync plugin new KIND NAME`` writes to PATH
 ``<!-- program: NAME -->``          the Python block is a file of that name, which is run later
 ``<!-- output -->``                 the next ``text`` block is all that the Python block prints
 ``<!-- prints: TEXT -->``           the console block prints that

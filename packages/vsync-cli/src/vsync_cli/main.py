@@ -11,6 +11,7 @@ from vsync.errors import VsyncError
 from vsync_cli.commands.check import check
 from vsync_cli.commands.demo import demo
 from vsync_cli.commands.init import init
+from vsync_cli.commands.plugin import plugin
 from vsync_cli.commands.plugins import plugins
 from vsync_cli.commands.run import run
 from vsync_cli.commands.send import send
@@ -101,5 +102,5 @@ def main() -> None:
     """
 
 
-for _command in (run, demo, init, check, send, watch, status, plugins, simulate, trace):
+for _command in (run, demo, init, check, send, watch, status, plugin, plugins, simulate, trace):
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""What every transport must do, as tests that its authors inherit. Needs pytest.
+"""What every transport and every service must do, as tests that authors inherit. Needs pytest.
 
 A plugin's test file has all of it::
 
@@ -11,21 +11,42 @@ A plugin's test file has all of it::
 Transports that ``make_transport`` makes within one test must hear each other, and must hear nobody
 else. The network beneath must be a quiet one: the contract expects a few packets not to be lost.
 It never expects an order.
+
+A service's test file has all of it::
+
+    class TestCounter(ServiceContract):
+        @pytest.fixture
+        def service(self) -> type[Service]:
+            return Counter
+
+        def change(self, number: int) -> bytes:
+            return b"add %d" % number
+
+        def kept(self, service: Service) -> object:
+            assert isinstance(service, Counter)
+            return service.number
+
+Services are run in virtual time (``vsync.testing.Simulation``), by every node of a cluster. What
+follows is what their users rely on: a service keeps the same on all nodes that go on together, it
+never holds up the ring for ever, and bad requests harm nobody.
 """
 
 import json
 import select
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import TypeAlias
+from typing import Any, Final, TypeAlias
 
 import pytest
 from pydantic import ValidationError
 
-from vsync.errors import TransportFailed
-from vsync.plugins import load_transport
+from vsync.api.session import Session
+from vsync.errors import ServiceFailed, TransportFailed
+from vsync.plugins import load_service, load_transport
+from vsync.service import SERVICE_API, Service, service_group
+from vsync.testing.application import Simulation
 from vsync.transport import EVERYONE, TRANSPORT_API, Address, Burst, Packet, Transport
 from vsync.vocabulary import NodeId
 
@@ -260,3 +281,212 @@ class TransportContract:
         three[0].send(Burst(EVERYONE, [b"x"]))
         status = dict(three[0].status)
         assert json.loads(json.dumps(status)) == status
+
+
+GARBAGE: Final = (
+    b"",
+    b"\0",
+    b"no such request",
+    b"{}",
+    b"[]",
+    b'{"op": 1}',
+    b"\xff" * 1000,
+    b"get " * 1000,
+    b"9" * 10_000,
+)
+"""Requests that no service understands, or may."""
+
+SETTLE_S: Final = 30.0
+"""Virtual seconds for a cluster to come to rest."""
+
+
+class ServiceContract:
+    """Inherit, and override ``service``; ``kept`` and ``change`` too if the service keeps anything.
+
+    Override ``settings`` if it needs settings, and ``beside`` for services that must run with it.
+    """
+
+    @pytest.fixture
+    def service(self) -> type[Service]:
+        """Give the service's class. Override it."""
+        raise NotImplementedError("a contract's test class must have a fixture service")
+
+    @pytest.fixture
+    def settings(self) -> Mapping[str, Any]:
+        """Give the service's settings, as its section would say them."""
+        return {}
+
+    @pytest.fixture
+    def beside(self) -> Mapping[type[Service] | str, Mapping[str, Any]]:
+        """Give services that run on the same nodes, with their settings."""
+        return {}
+
+    def change(self, number: int) -> bytes | None:
+        """A request that changes what the service keeps; None if there is none."""
+        return None
+
+    def kept(self, service: Service) -> object:
+        """What must be the same on all nodes that are together and at rest."""
+        return None
+
+    @pytest.fixture
+    def cluster(
+        self,
+        service: type[Service],
+        settings: Mapping[str, Any],
+        beside: Mapping[type[Service] | str, Mapping[str, Any]],
+    ) -> Callable[..., Simulation[None]]:
+        """Give what makes a cluster of nodes that run the service."""
+
+        def make(nodes: int = 3, seed: int = 7) -> Simulation[None]:
+            services: dict[type[Service] | str, Mapping[str, Any]] = {**beside, service: settings}
+            return Simulation(_nothing, nodes=nodes, seed=seed, services=services)
+
+        return make
+
+    # --- what it is -----------------------------------------------------------------------------
+
+    def test_its_name_loads_it(self, service: type[Service]) -> None:
+        assert load_service(service.NAME) is service
+        assert service.API == SERVICE_API
+
+    def test_its_settings_refuse_unknown_keys(
+        self, service: type[Service], settings: Mapping[str, Any]
+    ) -> None:
+        service.SETTINGS.model_validate(settings)
+        with pytest.raises(ValidationError, match="no_such_key"):
+            service.SETTINGS.model_validate({**settings, "no_such_key": 1})
+
+    # --- what it does ---------------------------------------------------------------------------
+
+    def test_it_works_alone_and_ends_with_its_node(
+        self, service: type[Service], cluster: Callable[..., Simulation[None]]
+    ) -> None:
+        with cluster(nodes=1) as simulation:
+            self._ask(simulation, service, 1, 1)
+            simulation.settle(SETTLE_S)
+            self._is_well(simulation, service)
+            simulation.leave(1)
+            simulation.run_for(5.0)
+            assert simulation.nodes == []
+
+    def test_all_nodes_keep_the_same(
+        self, service: type[Service], cluster: Callable[..., Simulation[None]]
+    ) -> None:
+        with cluster() as simulation:
+            for number in range(9):
+                self._ask(simulation, service, 1 + number % 3, number)
+            self._agrees(simulation, service)
+
+    def test_a_node_that_comes_back_keeps_what_the_others_keep(
+        self, service: type[Service], cluster: Callable[..., Simulation[None]]
+    ) -> None:
+        with cluster() as simulation:
+            self._ask(simulation, service, 1, 1)
+            simulation.crash(3)
+            self._ask(simulation, service, 2, 2)
+            simulation.start(3)
+            self._agrees(simulation, service)
+            self._ask(simulation, service, 3, 3)
+            self._agrees(simulation, service)
+
+    def test_a_node_that_dies_while_it_synchronizes_again_and_again_holds_up_nobody(
+        self, service: type[Service], cluster: Callable[..., Simulation[None]]
+    ) -> None:
+        with cluster() as simulation:
+            for attempt in range(12):
+                simulation.restart(3)
+                simulation.run_for(0.02 + 0.015 * attempt)
+            simulation.crash(3)
+            simulation.settle(SETTLE_S)
+            group = service_group(service.NAME)
+            for node in (1, 2):
+                members = simulation.node(node).group_members()[group]
+                assert [member.node for member in members] == [1, 2], "a ghost is left"
+            self._ask(simulation, service, 1, 1)
+            self._agrees(simulation, service)
+
+    def test_two_sides_that_meet_again_keep_the_same(
+        self, service: type[Service], cluster: Callable[..., Simulation[None]]
+    ) -> None:
+        with cluster(nodes=5) as simulation:
+            self._ask(simulation, service, 1, 1)
+            simulation.partition([1, 2], [3, 4, 5])
+            simulation.settle(SETTLE_S)
+            self._ask(simulation, service, 1, 2, must=False)
+            self._ask(simulation, service, 3, 3, must=False)
+            simulation.heal()
+            self._agrees(simulation, service)
+            self._ask(simulation, service, 2, 4)
+            self._agrees(simulation, service)
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_after_any_faults_all_nodes_keep_the_same(
+        self, seed: int, service: type[Service], cluster: Callable[..., Simulation[None]]
+    ) -> None:
+        with cluster(nodes=4, seed=seed) as simulation:
+            for number in range(4):
+                self._ask(simulation, service, 1 + number, number)
+                simulation.disturb(1.0)
+                simulation.start()
+                simulation.settle(SETTLE_S)
+            self._agrees(simulation, service)
+
+    def test_garbage_is_refused_with_a_sentence_and_harms_nobody(
+        self, service: type[Service], cluster: Callable[..., Simulation[None]]
+    ) -> None:
+        with cluster() as simulation:
+            for garbage in GARBAGE:
+                answering = simulation.service(1, service)
+                try:
+                    answer = simulation.run(answering.answer(garbage))
+                except ServiceFailed as refusal:
+                    assert str(refusal), "a refusal says why"
+                else:
+                    assert isinstance(answer, bytes)
+            self._ask(simulation, service, 1, 1)
+            self._agrees(simulation, service)
+
+    # --- how it is looked at --------------------------------------------------------------------
+
+    def _ask(
+        self,
+        simulation: Simulation[None],
+        service: type[Service],
+        node: int,
+        number: int,
+        *,
+        must: bool = True,
+    ) -> None:
+        """Change what the service keeps, at *node*; a part of a cluster may refuse."""
+        request = self.change(number)
+        if request is None:
+            return
+        try:
+            simulation.run(simulation.node(node).request(service.NAME, request), within_s=SETTLE_S)
+        except ServiceFailed:
+            if must:
+                raise
+
+    def _agrees(self, simulation: Simulation[None], service: type[Service]) -> None:
+        """At rest, all nodes keep the same, and none has given up."""
+        simulation.settle(SETTLE_S)
+        self._is_well(simulation, service)
+        nodes = simulation.nodes
+        first, *others = [self.kept(simulation.service(node, service)) for node in nodes]
+        for node, kept in zip(nodes[1:], others, strict=True):
+            assert kept == first, f"node {node} keeps something else than node {nodes[0]}"
+
+    def _is_well(self, simulation: Simulation[None], service: type[Service]) -> None:
+        """It runs on all nodes, the ring waits for none, and its status can be shown."""
+        for node in simulation.nodes:
+            status = simulation.run(simulation.node(node).status())
+            assert not status["synchronizing"], f"node {node} still waits for a service"
+            told = status["services"][service.NAME]
+            assert "failed" not in told, f"node {node}: {told['failed']}"
+            assert "error" not in told, f"node {node}: {told['error']}"
+            json.dumps(told)
+
+
+async def _nothing(session: Session) -> None:
+    """No application: the service is what is tested."""

@@ -1,0 +1,1 @@
+"""The service ``example`` for vsync."""

@@ -1,0 +1,1 @@
+"""The transport ``example`` for vsync."""

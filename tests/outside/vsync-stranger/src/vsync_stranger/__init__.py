@@ -1,0 +1,1 @@
+"""A transport and a service by somebody else."""
