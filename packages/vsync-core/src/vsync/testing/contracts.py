@@ -335,10 +335,10 @@ class ServiceContract:
         service: type[Service],
         settings: Mapping[str, Any],
         beside: Mapping[type[Service] | str, Mapping[str, Any]],
-    ) -> Callable[..., Simulation[None]]:
+    ) -> Callable[..., Simulation[Any]]:
         """Give what makes a cluster of nodes that run the service."""
 
-        def make(nodes: int = 3, seed: int = 7) -> Simulation[None]:
+        def make(nodes: int = 3, seed: int = 7) -> Simulation[Any]:
             services: dict[type[Service] | str, Mapping[str, Any]] = {**beside, service: settings}
             return Simulation(_nothing, nodes=nodes, seed=seed, services=services)
 
@@ -360,7 +360,7 @@ class ServiceContract:
     # --- what it does ---------------------------------------------------------------------------
 
     def test_it_works_alone_and_ends_with_its_node(
-        self, service: type[Service], cluster: Callable[..., Simulation[None]]
+        self, service: type[Service], cluster: Callable[..., Simulation[Any]]
     ) -> None:
         with cluster(nodes=1) as simulation:
             self._ask(simulation, service, 1, 1)
@@ -371,7 +371,7 @@ class ServiceContract:
             assert simulation.nodes == []
 
     def test_all_nodes_keep_the_same(
-        self, service: type[Service], cluster: Callable[..., Simulation[None]]
+        self, service: type[Service], cluster: Callable[..., Simulation[Any]]
     ) -> None:
         with cluster() as simulation:
             for number in range(9):
@@ -379,7 +379,7 @@ class ServiceContract:
             self._agrees(simulation, service)
 
     def test_a_node_that_comes_back_keeps_what_the_others_keep(
-        self, service: type[Service], cluster: Callable[..., Simulation[None]]
+        self, service: type[Service], cluster: Callable[..., Simulation[Any]]
     ) -> None:
         with cluster() as simulation:
             self._ask(simulation, service, 1, 1)
@@ -391,7 +391,7 @@ class ServiceContract:
             self._agrees(simulation, service)
 
     def test_a_node_that_dies_while_it_synchronizes_again_and_again_holds_up_nobody(
-        self, service: type[Service], cluster: Callable[..., Simulation[None]]
+        self, service: type[Service], cluster: Callable[..., Simulation[Any]]
     ) -> None:
         with cluster() as simulation:
             for attempt in range(12):
@@ -407,7 +407,7 @@ class ServiceContract:
             self._agrees(simulation, service)
 
     def test_two_sides_that_meet_again_keep_the_same(
-        self, service: type[Service], cluster: Callable[..., Simulation[None]]
+        self, service: type[Service], cluster: Callable[..., Simulation[Any]]
     ) -> None:
         with cluster(nodes=5) as simulation:
             self._ask(simulation, service, 1, 1)
@@ -422,7 +422,7 @@ class ServiceContract:
 
     @pytest.mark.parametrize("seed", range(8))
     def test_after_any_faults_all_nodes_keep_the_same(
-        self, seed: int, service: type[Service], cluster: Callable[..., Simulation[None]]
+        self, seed: int, service: type[Service], cluster: Callable[..., Simulation[Any]]
     ) -> None:
         with cluster(nodes=4, seed=seed) as simulation:
             for number in range(4):
@@ -433,7 +433,7 @@ class ServiceContract:
             self._agrees(simulation, service)
 
     def test_garbage_is_refused_with_a_sentence_and_harms_nobody(
-        self, service: type[Service], cluster: Callable[..., Simulation[None]]
+        self, service: type[Service], cluster: Callable[..., Simulation[Any]]
     ) -> None:
         with cluster() as simulation:
             for garbage in GARBAGE:
@@ -451,7 +451,7 @@ class ServiceContract:
 
     def _ask(
         self,
-        simulation: Simulation[None],
+        simulation: Simulation[Any],
         service: type[Service],
         node: int,
         number: int,
@@ -468,7 +468,7 @@ class ServiceContract:
             if must:
                 raise
 
-    def _agrees(self, simulation: Simulation[None], service: type[Service]) -> None:
+    def _agrees(self, simulation: Simulation[Any], service: type[Service]) -> None:
         """At rest, all nodes keep the same, and none has given up."""
         simulation.settle(SETTLE_S)
         self._is_well(simulation, service)
@@ -477,7 +477,7 @@ class ServiceContract:
         for node, kept in zip(nodes[1:], others, strict=True):
             assert kept == first, f"node {node} keeps something else than node {nodes[0]}"
 
-    def _is_well(self, simulation: Simulation[None], service: type[Service]) -> None:
+    def _is_well(self, simulation: Simulation[Any], service: type[Service]) -> None:
         """It runs on all nodes, the ring waits for none, and its status can be shown."""
         for node in simulation.nodes:
             status = simulation.run(simulation.node(node).status())
