@@ -61,9 +61,14 @@ def test_json_has_a_line_for_every_event_of_the_groups(nodes: Ring) -> None:
     send(nodes, 1, "there", "zwei ü")
     send(nodes, 1, "here", input=b"\xff")
     assert watching.wait() == (0, "")
-    first, *messages = map(json.loads, watching.lines())
+    first, *events = map(json.loads, watching.lines())
     assert first["event"] == "configuration"
     assert (first["kind"], first["members"], first["next"]) == ("regular", [1, 2], None)
+    views = [event for event in events if event["event"] == "group"]
+    assert [(view["joined"], view["causes"], view["closed"]) for view in views] == 2 * [
+        (views[0]["members"], ["joined"], False)
+    ]
+    messages = [event for event in events if event["event"] != "group"]
     assert [message["event"] for message in messages] == ["deliver"] * 3
     assert [message["sender"] for message in messages] == [2, 1, 1]
     assert [message.get("text") for message in messages] == ["one", "zwei ü", None]
@@ -75,8 +80,9 @@ def test_json_has_a_line_for_every_event_of_the_groups(nodes: Ring) -> None:
 def test_configurations_come_in_their_place(nodes: Ring) -> None:
     watching = Watching(nodes, "g", "--json")
     nodes.nodes[1].end(signal.SIGKILL)
-    eventually(lambda: len(watching.lines()) >= 3, "two configurations after the death")
-    _, transitional, regular = map(json.loads, watching.lines())
+    eventually(lambda: len(watching.lines()) >= 4, "two configurations after the death")
+    _, view, transitional, regular = map(json.loads, watching.lines())
+    assert (view["event"], view["group"]) == ("group", b"g".hex().ljust(64, "0"))
     assert (transitional["kind"], transitional["left"]) == ("transitional", [2])
     assert (regular["kind"], regular["members"]) == ("regular", [1])
     assert transitional["next"] == regular["id"]
@@ -114,3 +120,26 @@ def test_nobody_there_and_nothing_to_watch_are_errors(tmp_path: Path) -> None:
     assert "none.sock" in complaint("watch", "--socket", tmp_path / "none.sock", "g")
     assert invoke("watch").exit_code == 2
     assert invoke("watch", "g", "--count", "0").exit_code == 2
+
+
+def test_a_node_that_comes_back_is_watched_again(nodes: Ring) -> None:
+    watching = Watching(nodes, "here", "--reconnect", "--slow", "evict", "--count", "2")
+    send(nodes, 1, "here", "one")
+    eventually(lambda: any(line.endswith(": one") for line in watching.lines()), "one")
+    first = nodes.nodes[0]
+    assert first.end() == 0
+    eventually(lambda: "disconnected: " in watching.lines()[-1], "the daemon's end")
+    first.start()
+    eventually(lambda: watching.lines()[-1].startswith("group here: members 1/"), "a view again")
+    send(nodes, 2, "here", "two")
+    assert watching.wait() == (0, "")
+    assert watching.lines()[-1].endswith(": two")
+
+
+def test_without_reconnecting_the_end_of_the_node_is_a_sentence(nodes: Ring) -> None:
+    watching = Watching(nodes, "here")
+    assert nodes.nodes[0].end() == 0
+    code, said = watching.wait()
+    assert code == 1
+    assert said.startswith("Error: the daemon at ")
+    assert "has closed the connection: the daemon was stopped" in said

@@ -109,7 +109,7 @@ async def send_all(
 ) -> int:
     """Send all payloads and give their number. Raises the first error, and then sends no more."""
     accepted = 0
-    async with vsync.connect(socket) as session:
+    async with vsync.connect(socket, name="vsync send") as session:
         for batch in batches(payloads):
             accepted += len(
                 await session.send_batch(batch, group, guarantee=guarantee, priority=priority)

@@ -26,7 +26,7 @@ def status(socket: Path | None, as_json: bool) -> None:
 
 async def ask(socket: Path) -> dict[str, Any]:
     """Ask the node behind *socket* for its status."""
-    async with vsync.connect(socket) as session:
+    async with vsync.connect(socket, name="vsync status") as session:
         return dict(await session.status())
 
 

@@ -9,7 +9,7 @@ import rich_click as click
 
 import vsync
 from vsync.events import Delivery, Event
-from vsync.vocabulary import GroupKey
+from vsync.vocabulary import GroupKey, SlowPolicy
 from vsync_cli.parameters import GROUP, json_option, socket_option
 from vsync_cli.render import event_line, event_record, json_line, write_lines
 from vsync_cli.sockets import find_socket
@@ -25,21 +25,47 @@ from vsync_cli.sockets import find_socket
     metavar="N",
     help="End after so many messages. Without it: at Ctrl-C.",
 )
-def watch(groups: tuple[GroupKey, ...], socket: Path | None, as_json: bool, count: int) -> None:
-    """Print every configuration, and every message of each GROUP, as it is delivered.
+@click.option(
+    "--slow",
+    type=click.Choice([policy.value for policy in SlowPolicy]),
+    help="What happens when the lines are not taken in time: the ring waits, this ends, or they go "
+    "to the node's disk. Without it: as `slow` in `[daemon]` says.",
+)
+@click.option(
+    "--reconnect",
+    is_flag=True,
+    help="When the node ends, wait for it to come back, and go on.",
+)
+def watch(
+    groups: tuple[GroupKey, ...],
+    socket: Path | None,
+    as_json: bool,
+    count: int | None,
+    slow: str | None,
+    reconnect: bool,
+) -> None:
+    """Print every configuration, and every view and message of each GROUP, as it is delivered.
 
     GROUP is a name, or `hex:` and the 64 hexadecimal digits of a key. With `--json` each line is
-    one object: `"event":"deliver"` or `"event":"configuration"`.
+    one object: `"event":"deliver"`, `"event":"group"`, `"event":"configuration"`, or, with
+    `--reconnect`, `"event":"disconnected"`.
     """
+    policy = None if slow is None else SlowPolicy(slow)
     with contextlib.suppress(KeyboardInterrupt):  # the usual way to end it
-        anyio.run(follow, find_socket(socket), groups, as_json, count)
+        anyio.run(follow, find_socket(socket), groups, as_json, count, policy, reconnect)
 
 
 async def follow(
-    socket: Path, groups: Sequence[GroupKey], as_json: bool, count: int | None
+    socket: Path,
+    groups: Sequence[GroupKey],
+    as_json: bool,
+    count: int | None,
+    slow: SlowPolicy | None = None,
+    reconnect: bool = False,
 ) -> None:
     """Print what is delivered in *groups*, until *count* messages were printed, if given."""
-    async with vsync.connect(socket) as session:
+    connecting = vsync.connect(socket, name="vsync watch", slow=slow, reconnect=reconnect)
+    async with connecting as session:
         await session.join(*groups)
         async for batch in session.batches():
             events, count = up_to(batch, count)
