@@ -1,6 +1,7 @@
 """Several threads at one handle; finalize while others dispatch; the thread behind it all."""
 
 import select
+import socket
 import subprocess
 import sys
 import threading
@@ -268,6 +269,30 @@ def test_a_program_that_ends_without_finalize_has_sent_all(
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert messages(log, handle, 100) == [b"%d" % number for number in range(100)]
+
+
+def test_ctrl_c_ends_a_wait_for_the_daemon(tmp_path: Path) -> None:
+    program = (
+        "import signal, threading\n"
+        "from vsync import evs\n"
+        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "try:\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 0.3)\n"
+        f"    evs.initialize(evs.Callbacks(), path={str(tmp_path / 'mute')!r})\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted', threading.active_count())\n"
+    )
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(tmp_path / "mute"))
+        mute.listen()
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            env=environment(),
+            timeout=9,  # connecting itself takes 10 s
+        )
+    assert (done.stdout, done.stderr) == ("interrupted 1\n", "")
 
 
 def test_a_forked_process_begins_anew(daemon: Daemon, handle: Handle) -> None:

@@ -13,10 +13,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import IntEnum
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 import anyio
-from anyio.abc import TaskStatus
 from anyio.from_thread import BlockingPortal, BlockingPortalProvider
 
 from vsync.api.session import Session
@@ -84,8 +83,8 @@ class Handle:
         self._outbox = Outbox(queue_bytes)
         self._loop: BlockingPortalProvider
         self._portal: BlockingPortal
-        self._ended: Future[Any]
-        self._closing: anyio.Event | None = None
+        self._ended: Future[None]
+        self._closing: anyio.Event
         self._node = NodeId(0)
         self._joined: tuple[GroupKey, ...] = ()
         self._context: object = None
@@ -132,10 +131,12 @@ class Handle:
         """Begin to live. Raises EvsError."""
         self._loop = _process.loop
         self._portal = self._loop.__enter__()
+        begun: Future[None] = Future()
+        self._ended = self._portal.start_task_soon(self._live, session, begun)
         try:
-            self._ended, _ = self._portal.start_task(self._live, session)
+            begun.result()
         except BaseException as error:
-            self._tell_to_end()  # it may go on: Ctrl-C ends the waiting for it only
+            self._ended.cancel()  # Ctrl-C, for one, has ended only the waiting for it
             self._release()
             if isinstance(error, VsyncError):
                 raise translated(error) from error
@@ -196,17 +197,13 @@ class Handle:
         _process.open.discard(self)
         self._outbox.close()
         try:
-            self._tell_to_end()
+            self._portal.call(self._closing.set)
             self._ended.result()
         except VsyncError as error:
             raise translated(error) from error
         finally:
             self._release()
         self._outbox.tell_loss()
-
-    def _tell_to_end(self) -> None:
-        if self._closing is not None:
-            self._portal.call(self._closing.set)
 
     def _release(self) -> None:
         self._inbox.close()
@@ -217,13 +214,10 @@ class Handle:
     # --- in the event loop's thread ---------------------------------------------------------------
 
     async def _live(
-        self,
-        opening: AbstractAsyncContextManager[Session],
-        *,
-        task_status: TaskStatus[None],
+        self, opening: AbstractAsyncContextManager[Session], begun: "Future[None]"
     ) -> None:
         """Have a session until ``finalize``."""
-        self._closing = closing = anyio.Event()
+        self._closing = anyio.Event()
         sent = anyio.Event()
         try:
             async with opening as session:
@@ -233,12 +227,15 @@ class Handle:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._receive, session)
                     tasks.start_soon(self._send, session, sent)
-                    task_status.started()
-                    await closing.wait()
+                    begun.set_result(None)
+                    await self._closing.wait()
                     with anyio.move_on_after(FINALIZE_S):
                         await sent.wait()
                     tasks.cancel_scope.cancel()
         except Exception as error:
+            if not begun.done():
+                begun.set_exception(error)
+                return
             ended = VsyncError(f"the session has ended: {error}")
             self._inbox.end(ended)
             self._outbox.end(ended)
