@@ -24,7 +24,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel
 
 import vsync
-from vsync import errors, evs, hookspecs, trace
+from vsync import errors, evs, hookspecs, testing, trace
 from vsync.errors import VsyncError
 from vsync.plugins import load_service, load_transport
 from vsync.settings import PRESETS, DaemonSection, NodeSection, RingSettings
@@ -116,7 +116,20 @@ EVS: Final = (
 )
 """The names of ``vsync.evs`` that neither ``vsync`` has nor the table of its errors."""
 
+TESTING: Final = (
+    "Simulation",
+    "SimulationFailed",
+    "idle",
+    "TransportContract",
+    "MakeTransport",
+    "ServiceContract",
+    "Cluster",
+)
+"""The names of ``vsync.testing``."""
+
 PLAIN: Final = {
+    "MakeTransport": "What a contract's fixture gives: a function from a node id to a transport that "
+    "was made and is not open.",
     "DeliverCallback": "A function that is called with the handle, the node that sent the message, "
     "and the message.",
     "ChangeCallback": "A function that is called with the handle, the members, those who left, "
@@ -449,6 +462,7 @@ def regions() -> Mapping[str, str]:
     made["properties"] = properties_table()
     for region, names in API.items():
         made[f"api-{region}"] = (line for name in names for line in described(name))
+    made["testing"] = (line for name in TESTING for line in described(name, testing))
     made["evs"] = (line for name in EVS for line in described(name, evs))
     made["evs-errors"] = evs_errors_table()
     return {name: tidy("\n".join(lines)) for name, lines in made.items()}

@@ -11,6 +11,7 @@ from docs.generate_reference import (
     PAGES,
     REGION,
     SECTIONS,
+    TESTING,
     all_errors,
     generate,
     hooks_of,
@@ -18,6 +19,7 @@ from docs.generate_reference import (
 )
 
 import vsync
+import vsync.testing
 from tests.docs.pages import ROOT
 from vsync import evs, hookspecs
 from vsync.plugins import list_plugins
@@ -59,6 +61,11 @@ def test_the_evs_page_has_every_public_name_that_vsync_has_not() -> None:
     assert sorted(EVS) == sorted(set(evs.__all__) - known_errors - set(vsync.__all__))
     assert headings("evs.md") == list(EVS)
     assert all(name in MADE["evs-errors"] for name in known_errors)
+
+
+def test_the_testing_page_has_every_public_name() -> None:
+    assert sorted(TESTING) == sorted(vsync.testing.__all__)
+    assert headings("testing.md") == list(TESTING)
 
 
 def test_the_errors_page_explains_every_error() -> None:

@@ -5,7 +5,7 @@ from vsync_stranger.pigeon import Pigeon, PigeonSettings
 from vsync_stranger.roster import Roster
 
 from vsync import Service
-from vsync.testing.contracts import MakeTransport, ServiceContract, TransportContract
+from vsync.testing import MakeTransport, ServiceContract, TransportContract
 
 
 class TestPigeon(TransportContract):

@@ -4,7 +4,7 @@ import pytest
 from vsync_service_example.service import ServiceExample
 
 from vsync import Service
-from vsync.testing.contracts import ServiceContract
+from vsync.testing import ServiceContract
 
 
 class TestExample(ServiceContract):

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 from vsync_transport_example.transport import ExampleSettings, TransportExample
 
-from vsync.testing.contracts import MakeTransport, TransportContract
+from vsync.testing import MakeTransport, TransportContract
 
 
 def unused_addresses() -> dict[str, str]:
