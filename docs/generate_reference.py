@@ -128,8 +128,8 @@ TESTING: Final = (
 """The names of ``vsync.testing``."""
 
 PLAIN: Final = {
-    "MakeTransport": "What a contract's fixture gives: a function from a node id to a transport that "
-    "was made and is not open.",
+    "MakeTransport": "What a contract's fixture gives: a function from a node id to a transport "
+    "that was made and is not open.",
     "DeliverCallback": "A function that is called with the handle, the node that sent the message, "
     "and the message.",
     "ChangeCallback": "A function that is called with the handle, the members, those who left, "
