@@ -313,6 +313,25 @@ async def test_a_group_that_is_open_cannot_be_joined_as_closed(
         assert (await views(one, 2))[1].members == (one.member, two.member)
 
 
+async def test_a_refused_group_keeps_no_other_from_being_joined(
+    tmp_path: Path, open_session: Open
+) -> None:
+    async with (
+        ring_of(tmp_path, 1) as (node,),
+        open_session(node) as one,
+        open_session(node) as two,
+    ):
+        await one.join("a", "b")
+        with pytest.raises(
+            MisuseError, match=r"join group a as closed.*; .*join group b as closed"
+        ):
+            await two.join("a", "c", "b", "d", closed=True)
+        assert [str(group) for group in two.joined] == ["c", "d"]
+        await two.send(b"x")
+        assert [str(group) for group in (await deliveries(two, 1))[0].groups] == ["c", "d"]
+        await two.leave("c", "d")
+
+
 async def test_a_closed_group_without_members_is_forgotten(
     tmp_path: Path, open_session: Open
 ) -> None:

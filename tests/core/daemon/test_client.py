@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -254,3 +255,85 @@ async def test_a_large_stream_comes_whole_and_in_order(tmp_path: Path) -> None:
                     if isinstance(event, Delivery):
                         assert event.payload == b"%05d" % seen + bytes(sizes[seen])
                         seen += 1
+
+
+async def test_a_daemon_that_takes_nobody_in_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vsync.daemon.client.CONNECT_S", 0.3)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(1)
+        waiting = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+        try:
+            for caller in waiting:
+                caller.setblocking(False)
+                caller.connect(str(tmp_path / "s"))
+            with pytest.raises(BlockingIOError), socket.socket(socket.AF_UNIX) as one_more:
+                one_more.setblocking(False)
+                one_more.connect(str(tmp_path / "s"))
+            with anyio.fail_after(PATIENCE_S), pytest.raises(DaemonError, match=r"in 0\.3 s"):
+                async with vsync.connect(tmp_path / "s"):
+                    pass
+        finally:
+            for caller in waiting:
+                caller.close()
+
+
+async def test_a_daemon_that_says_nothing_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vsync.daemon.client.CONNECT_S", 0.3)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        with anyio.fail_after(PATIENCE_S), pytest.raises(DaemonError, match="does not answer as"):
+            async with vsync.connect(tmp_path / "s"):
+                pass
+
+
+async def test_a_session_that_nobody_reads_still_has_its_answers(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with (
+        ring_of(tmp_path, 1) as (node,),
+        served(node, path),
+        vsync.connect(path, slow=vsync.SlowPolicy.SPILL) as session,
+    ):
+        await session.join("a")
+        with anyio.fail_after(2 * PATIENCE_S):
+            for number in range(100):  # ten times what may wait on its way
+                await session.send_batch([b"%03d" % number + bytes(20_000)] * 5, "a")
+            assert (await session.status())["node"] == 1
+        got = await deliveries(session, 500)
+        assert [int(d.payload[:3]) for d in got] == [n for n in range(100) for _ in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"name": "x" * 256}, "at most 255 bytes"),
+        ({"queue_bytes": -1}, "queue_bytes is a number of bytes"),
+        ({"spill_bytes": 2**64}, "spill_bytes is a number of bytes"),
+    ],
+)
+async def test_options_that_cannot_be_are_mistakes(
+    tmp_path: Path, options: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(vsync.MisuseError, match=sentence):
+        async with vsync.connect(tmp_path / "s", **options):
+            pass
+
+
+async def test_a_request_that_cannot_be_is_refused_here(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    async with (
+        ring_of(tmp_path, 1, message_bytes_max=1000) as (node,),
+        served(node, path),
+        vsync.connect(path) as session,
+    ):
+        with pytest.raises(vsync.ServiceFailed, match="no service has a name of 300 characters"):
+            await session.request("x" * 300, b"")
+        with pytest.raises(vsync.MessageTooLarge):
+            await session.request("kv", bytes(1001))
+        with pytest.raises(vsync.ServiceFailed, match="no service 'kv' runs in node 1"):
+            await session.request("kv", bytes(1000))

@@ -96,9 +96,19 @@ class Session(ABC):
         self._check_services(keys)
         async with self._joining:
             new = [key for key in keys if key not in self._joined]
-            if new:
-                await self._join(new, closed)
-            self._joined |= dict.fromkeys(new, closed)
+            refusals: list[MisuseError] = []
+            # One by one where each may be refused: it must be known which were joined.
+            for part in [[key] for key in new] if closed else [new] if new else []:
+                try:
+                    await self._join(part, closed)
+                except MisuseError as refusal:
+                    refusals.append(refusal)
+                else:
+                    self._joined |= dict.fromkeys(part, closed)
+            if len(refusals) > 1:
+                raise MisuseError("; ".join(map(str, refusals)))
+            if refusals:
+                raise refusals[0]
 
     async def leave(self, *groups: GroupName) -> None:
         """Be a member of *groups* no more; returns when the views that say so are in the stream.
