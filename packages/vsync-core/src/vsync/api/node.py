@@ -421,6 +421,10 @@ class NodeSession(Session):
         return None
 
     @property
+    def message_bytes_max(self) -> int:
+        return self._node.settings.ring.message_bytes_max
+
+    @property
     def full_since(self) -> float | None:
         """Since when (monotonic, seconds) the ring waits for this session; None if it does not."""
         return self._mailbox.full_since

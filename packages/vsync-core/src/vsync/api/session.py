@@ -81,6 +81,11 @@ class Session(ABC):
         """Who this session is in group views, and as the sender of its messages."""
 
     @property
+    @abstractmethod
+    def message_bytes_max(self) -> int:
+        """The largest message that the ring takes, in bytes."""
+
+    @property
     def joined(self) -> tuple[GroupKey, ...]:
         """The groups joined, in the order of joining."""
         return tuple(self._joined)

@@ -76,6 +76,7 @@ class DaemonSession(Session):
         self._news = anyio.Event()
         self._link: Link | None = None
         self._member = Member(NodeId(0), 0)
+        self._message_bytes_max = 0
         self._rejoining_since: float | None = None
         self._rejoined = anyio.Event()
         self._refused: dict[Destination, VsyncError] = {}
@@ -89,6 +90,10 @@ class DaemonSession(Session):
     @property
     def member(self) -> Member:
         return self._member
+
+    @property
+    def message_bytes_max(self) -> int:
+        return self._message_bytes_max
 
     async def _take(self) -> Sequence[Event]:
         await anyio.lowlevel.checkpoint()  # before taking: who is cancelled must have taken nothing
@@ -226,6 +231,7 @@ class DaemonSession(Session):
             ) from error
         self._link = link
         self._member = link.member
+        self._message_bytes_max = link.message_bytes_max
         self._refused.clear()
         return link
 

@@ -19,7 +19,7 @@ import anyio
 from anyio.from_thread import BlockingPortal, BlockingPortalProvider
 
 from vsync.api.session import Session
-from vsync.errors import MessageTooLarge, MisuseError, VsyncError
+from vsync.errors import MisuseError, VsyncError
 from vsync.events import Delivery
 from vsync.evs.errors import BadHandle, EvsError, LibraryError, translated
 from vsync.evs.inbox import Inbox
@@ -222,6 +222,7 @@ class Handle:
         try:
             async with opening as session:
                 self._node = session.member.node
+                self._outbox.message_bytes_max = session.message_bytes_max
                 while self._inbox.current is None:
                     self._inbox.put(await session.receive_batch())
                 async with anyio.create_task_group() as tasks:
@@ -271,28 +272,15 @@ class Handle:
         sent.set()
 
     async def _send_run(self, session: Session, run: Run) -> None:
-        """Hand *run* over. What the session refuses is left out, and told later."""
-        outbox, payloads = self._outbox, run.payloads
+        """Hand *run* over. What the session refuses is told later."""
+        outbox = self._outbox
         try:
-            try:
-                await session.send_batch(
-                    payloads,
-                    *run.head.groups,
-                    guarantee=run.head.guarantee,
-                    priority=run.head.priority,
-                )
-            except MessageTooLarge as error:
-                # None of them was sent. This happens once: from now on the limit is known.
-                outbox.limit(error.limit_bytes)
-                outbox.refuse(error)
-                fitting = [each for each in payloads if len(each) <= error.limit_bytes]
-                if fitting:
-                    await session.send_batch(
-                        fitting,
-                        *run.head.groups,
-                        guarantee=run.head.guarantee,
-                        priority=run.head.priority,
-                    )
+            await session.send_batch(
+                run.payloads,
+                *run.head.groups,
+                guarantee=run.head.guarantee,
+                priority=run.head.priority,
+            )
         except MisuseError as error:
             outbox.refuse(error)
         except VsyncError as error:

@@ -19,6 +19,7 @@ from vsync.evs.errors import (
     translated,
 )
 from vsync.evs.readiness import Readiness
+from vsync.settings import MESSAGE_BYTES_LIMIT
 from vsync.vocabulary import GroupKey, Guarantee, Priority
 
 OUTBOX_BYTES: Final = 2**20
@@ -73,7 +74,8 @@ class Outbox:
         self._end: VsyncError | None = None
         self._refusal: VsyncError | None = None
         self._told = False
-        self._message_bytes_max: int | None = None
+        self.message_bytes_max = MESSAGE_BYTES_LIMIT
+        """What the ring takes; known once there is a session."""
 
     # --- in the calling threads -------------------------------------------------------------------
 
@@ -96,8 +98,8 @@ class Outbox:
         with self._lock:
             self._check()
             self._tell_refusal()
-            limit = self._message_bytes_max
-            if limit is not None and len(payload) > limit:
+            limit = self.message_bytes_max
+            if len(payload) > limit:
                 raise InvalidParam(
                     f"a message of {len(payload)} bytes is over the limit of {limit} bytes"
                 )
@@ -205,11 +207,6 @@ class Outbox:
         """Messages could not be sent; the next ``put`` says so."""
         with self._lock:
             self._refusal = self._refusal or error
-
-    def limit(self, message_bytes_max: int) -> None:
-        """From now on, know how large a message may be."""
-        with self._lock:
-            self._message_bytes_max = message_bytes_max
 
     def end(self, error: VsyncError) -> None:
         """Nothing can be sent any more."""
