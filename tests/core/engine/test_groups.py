@@ -9,7 +9,7 @@ from vsync.engine.streams import Control
 from vsync.errors import NotMember
 from vsync.events import ConfigurationChanged, GroupChanged
 from vsync.vocabulary import Cause, Configuration, GroupKey, Kind, Member, NodeId, RingId
-from vsync.wire import Announce, ControlMessage, Synchronized
+from vsync.wire import Announce, ControlMessage, JoinGroups, Synchronized
 
 G, H = GroupKey.from_name("g"), GroupKey.from_name("h")
 ONE, TWO, THREE = map(NodeId, (1, 2, 3))
@@ -157,22 +157,85 @@ def test_two_sides_that_merge_see_one_view_and_the_same_members() -> None:
     assert len({str(groups.members()) for groups in merged.groups.values()}) == 1
 
 
-def test_what_happens_while_nodes_announce_is_in_the_view_that_follows() -> None:
-    ring = settled(1, 2)
-    ring.groups[ONE].join(1, [G], closed=False)
-    ring.groups[TWO].join(2, [G], closed=False)
+def announcing(*nodes: int) -> Ring:
+    """Nodes with session 1 each in G, in a new configuration where nobody has announced."""
+    ring = settled(*nodes)
+    for node in nodes:
+        ring.groups[NodeId(node)].join(1, [G], closed=False)
     ring.order()
-    ring.views(2)
-    ring.configure(transitional(2, 3, 1, 2))
-    ring.configure(regular(3, 1, 2))
+    ring.configure(transitional(2, 3, *nodes))
+    ring.configure(regular(3, *nodes))
+    for node in nodes:
+        ring.views(node)
+    return ring
+
+
+def test_what_happens_while_nodes_announce_is_seen_once_all_have() -> None:
+    ring = announcing(1, 2)
     ring.groups[ONE].join(9, [G], closed=False)  # after its announcement
     ring.groups[ONE].close(1, Cause.DIED)
     ring.order(1)
     assert ring.views(2) == []
     ring.order(2)
-    (view,) = ring.views(2)
-    assert moves(view) == [(1, 9, "joined"), (1, 1, "process died")]
-    assert view.members == (Member(ONE, 9), Member(TWO, 2))
+    assert [moves(view) for view in ring.views(2)] == [
+        [(1, 9, "joined")],
+        [(1, 1, "process died")],
+    ]
+    assert ring.groups[ONE].members() == {G: [Member(ONE, 9), Member(TWO, 1)]}
+
+
+def test_what_was_said_before_the_announcement_is_in_the_view_that_follows() -> None:
+    ring = announcing(1, 2)
+    ring.groups[ONE].outgoing.clear()
+    ring.groups[ONE].close(1, Cause.DIED)
+    ring.groups[ONE].outgoing.append(Announce(RingId(3, ONE), True, ()))
+    ring.order()
+    assert [moves(view) for view in ring.views(2)] == [[(1, 1, "process died")]]
+
+
+def test_a_cause_outlives_a_configuration_that_never_settled() -> None:
+    ring = announcing(1, 2)
+    ring.groups[ONE].close(1, Cause.DIED)
+    ring.order(1)
+    ring.groups[TWO].outgoing.clear()  # what is sent too late for this configuration
+    ring.configure(transitional(3, 4, 1, 2))
+    ring.configure(regular(4, 1, 2))
+    ring.order()
+    assert [moves(view) for view in ring.views(2)] == [[(1, 1, "process died")]]
+
+
+def test_a_join_as_closed_while_nodes_announce_does_not_close_an_open_group() -> None:
+    ring = announcing(1, 2)
+    ring.groups[ONE].join(9, [G], closed=True)
+    ring.order()
+    (refused,) = [each for each in ring.events[ONE] if isinstance(each, JoinRefused)]
+    assert (refused.session, refused.group) == (9, G)
+    for groups in ring.groups.values():
+        groups.check_sender(7, [G])
+        assert groups.members() == {G: [Member(ONE, 1), Member(TWO, 1)]}
+
+
+def test_a_refusal_comes_before_the_view_that_has_the_session_by_its_announcement() -> None:
+    ring = announcing(1, 2)
+    for groups in ring.groups.values():
+        groups.outgoing.clear()
+    ring.groups[ONE].join(9, [G], closed=True)
+    ring.configure(transitional(3, 4, 1, 2))
+    ring.configure(regular(4, 1, 2))
+    ring.order()
+    ring.order()
+    told = [each for each in ring.events[ONE] if isinstance(each, JoinRefused | GroupChanged)]
+    assert [type(each) for each in told] == [JoinRefused, GroupChanged, GroupChanged]
+    assert ring.groups[TWO].members() == {G: [Member(ONE, 1), Member(TWO, 1)]}
+
+
+def test_what_a_lost_node_said_last_brings_none_of_its_sessions_back() -> None:
+    ring = settled(1, 2, 3)
+    late = JoinGroups(5, False, (G,))
+    ring.read(1, ConfigurationChanged(transitional(2, 3, 1, 2, left=(3,))))
+    ring.read(1, Control(THREE, late))
+    assert ring.views(1) == []
+    assert ring.groups[ONE].members() == {}
 
 
 def test_an_announcement_for_another_configuration_is_not_taken() -> None:

@@ -91,7 +91,10 @@ class Groups:
         self._announcing: dict[NodeId, Memberships] | None = None
         """While not all have announced: what has come of each."""
         self._announced: set[NodeId] = set()
+        self._postponed: list[tuple[NodeId, JoinGroups | LeaveGroups]] = []
+        """What nodes that have announced say before all have; it counts when all have."""
         self._causes: dict[tuple[Member, GroupKey | None], Cause] = {}
+        """Why sessions have left since the nodes were last settled."""
         self._synchronized: set[NodeId] = set()
         self.outgoing: list[ControlMessage] = []
 
@@ -188,7 +191,7 @@ class Groups:
         self._remove_lost(out)
         self._announcing = {}
         self._announced.clear()
-        self._causes.clear()
+        self._postponed.clear()  # the announcements to come tell of it
         self._synchronized.clear()
         self._announce(self._ring)
 
@@ -220,25 +223,40 @@ class Groups:
     def _read_control(
         self, sender: NodeId, message: ControlMessage, out: list[EngineEvent]
     ) -> None:
+        if self._configuration is None or sender not in self._configuration.members:
+            return  # its sessions went with it
         match message:
             case Announce():
                 if self._announcing is not None and message.ring == self._ring:
                     self._read_announcement(sender, message)
                     self._settle_if_complete(out)
-            case JoinGroups(session, closed, groups):
+            case JoinGroups() | LeaveGroups():
                 if self._announcing is None:
-                    self._join_now(Member(sender, session), closed, groups, out)
-                elif sender in self._announced:  # else its announcement, to come, tells of it
-                    for group in groups:
-                        self._announcing[sender].setdefault(group, {})[session] = closed
-            case LeaveGroups(session, cause, groups):
-                if self._announcing is None:
-                    self._leave_now(Member(sender, session), cause, groups, out)
+                    self._move(sender, message, out)
                 else:
-                    self._leave_later(Member(sender, session), cause, groups)
+                    self._postpone(sender, message)
             case Synchronized(ring):
                 if ring == self._ring:
                     self._synchronized.add(sender)
+
+    def _move(
+        self, sender: NodeId, message: JoinGroups | LeaveGroups, out: list[EngineEvent]
+    ) -> None:
+        member = Member(sender, message.session)
+        if isinstance(message, JoinGroups):
+            self._join_now(member, message.closed, message.groups, out)
+        else:
+            self._leave_now(member, message.cause, message.groups, out)
+
+    def _postpone(self, sender: NodeId, message: JoinGroups | LeaveGroups) -> None:
+        """Not all have announced, so it is not known yet what this changes."""
+        if sender in self._announced:  # else its announcement, to come, tells of it
+            self._postponed.append((sender, message))
+        if isinstance(message, LeaveGroups):  # but not why a session is gone
+            member = Member(sender, message.session)
+            self._causes |= dict.fromkeys(
+                ((member, key) for key in message.groups or (None,)), message.cause
+            )
 
     def _read_announcement(self, sender: NodeId, message: Announce) -> None:
         assert self._announcing is not None
@@ -281,11 +299,14 @@ class Groups:
                 left = tuple(
                     Move(member, self._cause(member, key)) for member in sorted(before - after)
                 )
-                self._view(key, joined, left, out)
                 for move in joined:
                     self._leave_if_open(move.member, key, out)
+                self._view(key, joined, left, out)
         self._covered = frozenset(configuration.members)
         self._causes.clear()
+        for sender, message in self._postponed:
+            self._move(sender, message, out)
+        self._postponed.clear()
         out.append(Settled(configuration))
 
     def _was_here(self, node: NodeId) -> bool:
@@ -353,16 +374,6 @@ class Groups:
                 group.members.remove(member)
                 self._view(key, (), (Move(member, cause),), out)
 
-    def _leave_later(self, member: Member, cause: Cause, keys: Sequence[GroupKey]) -> None:
-        """A session leaves while nodes announce: the next view says so."""
-        assert self._announcing is not None
-        for key in keys or (None,):
-            self._causes[member, key] = cause
-        if member.node in self._announced:
-            announced = self._announcing[member.node]
-            for key in keys or tuple(announced):
-                announced.get(key, {}).pop(member.session, None)
-
     def _view(
         self,
         key: GroupKey,
@@ -382,8 +393,9 @@ class Groups:
     # --- observables ----------------------------------------------------------------------------
 
     def members(self) -> Mapping[GroupKey, Sequence[Member]]:
-        """The members of all groups, as the views have told."""
-        return {key: sorted(self._table[key].members) for key in sorted(self._table, key=_by_key)}
+        """The members of all groups, as the views have told. May be called from any thread."""
+        table = dict(self._table)
+        return {key: sorted(table[key].members) for key in sorted(table, key=_by_key)}
 
 
 def _by_key(group: GroupKey) -> bytes:
