@@ -12,8 +12,11 @@ import pytest
 from tests.core.api.rings import fresh_network
 from vsync import (
     Burst,
+    Configuration,
+    ConfigurationChanged,
     GroupKey,
     Guarantee,
+    Kind,
     NodeClosed,
     NodeId,
     Priority,
@@ -155,6 +158,26 @@ def blocked(driver: Driver) -> threading.Event:
     driver.call(hold)
     assert begun.wait(PATIENCE_S)
     return go_on
+
+
+def test_a_session_that_begins_sees_nothing_of_what_came_before(make: Make) -> None:
+    """A change of configuration may wait to be handed over when a session is attached."""
+    driver = make()
+    current = driver.engine.configuration
+    assert current is not None
+    before, here, mailbox = Mailbox("before", 2**20), threading.Event(), Mailbox("new", 2**20)
+    driver.attach(Seat(1, before)).result(PATIENCE_S)
+    gone = Configuration(
+        id=f"1.1>{current.id}", kind=Kind.TRANSITIONAL, members=current.members, next=current.id
+    )
+    driver.call(lambda now: here.wait(PATIENCE_S))  # so that the next two come in one turn
+    driver.call(lambda now: driver.engine._events.append(ConfigurationChanged(gone)))
+    attached = driver.attach(Seat(2, mailbox))
+    here.set()
+    attached.result(PATIENCE_S)
+    driver.call(lambda now: None).result(PATIENCE_S)
+    assert before.take() == [ConfigurationChanged(current), ConfigurationChanged(gone)]
+    assert mailbox.take() == [ConfigurationChanged(current)]
 
 
 def test_a_call_does_not_wait_for_the_messages_before_it(make: Make) -> None:

@@ -224,6 +224,7 @@ class Driver:
         """Let *seat* have all events from now on, the current configuration first."""
 
         def command(now: float) -> None:
+            self._let_out()  # what came before is for those who were here before
             self._route.add(seat)
             if self.engine.configuration is not None:
                 seat.mailbox.put([ConfigurationChanged(self.engine.configuration)])
