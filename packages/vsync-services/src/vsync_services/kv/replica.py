@@ -287,6 +287,7 @@ class Replica:
         ):
             return
         again = term.plan is not None
+        before = term.plan.needy if term.plan is not None else frozenset()
         claims = {member: term.claims[member] for member in sorted(term.peers)}
         term.plan = plan(term.configuration.members, claims)
         term.parts.clear()
@@ -295,10 +296,10 @@ class Replica:
             self._effects.append(Note(term.plan.lost, bad=True))
         if term.plan.source == self._member:
             self._transfer(term)
-        if again and self._member not in term.plan.needy:
-            return  # this node has done its part before
         if term.plan.mode is Mode.REFUSED or self._member in term.plan.needy:
             self._give_up_unsure(term)
+        if again and self._member not in term.plan.needy | before:
+            return  # this node has done its part before
         if term.plan.mode is Mode.REFUSED:
             self._effects.append(Synchronized(term.configuration.id))
         elif self._member not in term.plan.needy:
