@@ -423,3 +423,43 @@ def test_a_ring_whose_settings_differ_is_never_primary_and_says_where() -> None:
         said = ring.service(1, QuorumService).status()
         assert said["primary"] is False
         assert "when node 2 was last here" in said["reason"]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_primary_configurations_share_a_node_whatever_happens(seed: int) -> None:
+    dice = Random(seed)
+    nodes = dice.choice((3, 4, 5))
+    decided: dict[str, tuple[tuple[int, ...], bool]] = {}
+
+    class Listener:
+        def __init__(self, session: vsync.Session) -> None:
+            self.session = session
+
+        async def run(self) -> None:
+            async for event in self.session:
+                if isinstance(event, vsync.ConfigurationChanged) and event.primary is not None:
+                    configuration = event.configuration
+                    if configuration.kind is vsync.Kind.REGULAR:
+                        said = (configuration.members, event.primary)
+                        first = decided.setdefault(configuration.id, said)
+                        assert first[0] == said[0]
+                        # Who sees it end before it is decided takes it for not primary.
+                        decided[configuration.id] = (said[0], first[1] or said[1])
+
+    settings = {
+        "expected_votes": nodes,
+        "wait_for_all": dice.choice((True, False)),
+        "auto_tie_breaker": dice.choice(("none", "lowest", [1, 2, 3])),
+    }
+    services: Services = {QuorumService: settings}
+    with Simulation(Listener, nodes=nodes, seed=seed, services=services, primary=True) as ring:
+        ring.disturb(6.0, kinds=[*MILD, *DEADLY])
+        ring.settle()
+        ring.run_for(0.5)
+        last = ring.service(1, QuorumService).status()
+        assert last["primary"] is True, last["reason"]
+    primaries = [set(members) for members, primary in decided.values() if primary]
+    assert primaries
+    for one in primaries:
+        for other in primaries:
+            assert one & other, f"{sorted(one)} and {sorted(other)}"
