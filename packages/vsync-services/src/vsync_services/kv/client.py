@@ -82,7 +82,8 @@ class KeyValue:
     """The map that the service ``kv`` keeps on all nodes, through a *session* on any of them.
 
     Every method raises ServiceFailed if no kv runs in that node or it does not take the request,
-    and KeyValueError as ``vsync_services.kv.errors`` has it.
+    MessageTooLarge if a daemon does not, and KeyValueError as ``vsync_services.kv.errors`` has it.
+    Where the session raises something else (NodeClosed, DaemonLost), the outcome is unknown.
     """
 
     def __init__(self, session: Requester) -> None:

@@ -18,8 +18,8 @@ class KeyValueSettings(Strict):
     old, and may show a write whose outcome is unknown."""
 
     value_bytes_max: int = Field(default=MIB // 2, ge=1, le=32 * MIB)
-    """The largest value, in bytes. Must fit into ``message_bytes_max`` of ``[ring]``, with its
-    key."""
+    """The largest value, in bytes. With its key, and in base64 where it comes through a daemon (a
+    third more), it must fit into ``message_bytes_max`` of ``[ring]``."""
 
     map_bytes_max: int = Field(default=256 * MIB, ge=1)
     """Writes are refused here when all keys and values of the map together have so many bytes."""
