@@ -33,13 +33,13 @@ MUTATIONS = (
     Mutation(
         "agreed messages are delivered over a gap",
         "engine/log.py",
-        "        while seq < self.aru:\n            frame = frames[seq + 1]\n",
+        "        while seq < aru:\n            frame = frames[seq + 1]\n",
         "        while seq < self.high:\n            frame = frames.get(seq + 1)\n",
     ),
     Mutation(
         "safe messages are delivered as agreed ones",
         "engine/log.py",
-        "if frame.guarantee == Guarantee.SAFE and frame.seq > safe_up_to:",
+        "if frame.guarantee == _SAFE and seq >= safe_up_to:",
         "if False:",
     ),
     Mutation(
@@ -167,6 +167,26 @@ MUTATIONS = (
         "engine/ordering.py",
         "            self._rotation.idle_visits = 0\n            self._release_held(now)",
         "            self._rotation.idle_visits = 0",
+    ),
+    Mutation(
+        "views come before all have announced",
+        "engine/groups.py",
+        "if configuration.kind is not Kind.REGULAR or not self._announced.issuperset(\n"
+        "            configuration.members\n        ):",
+        "if len(self._announced) < 2 and len(configuration.members) > 1:",
+    ),
+    Mutation(
+        "sessions of lost nodes stay",
+        "engine/groups.py",
+        "            self._covered &= frozenset(configuration.members)\n"
+        "            self._remove_lost(out)",
+        "            self._covered &= frozenset(configuration.members)",
+    ),
+    Mutation(
+        "the plug is out at once",
+        "engine/ordering.py",
+        "lanes = LANES_SYNCHRONIZING if self.synchronizing else LANES_ALL",
+        "lanes = LANES_ALL",
     ),
 )
 

@@ -26,7 +26,7 @@ from vsync.testing.history import History
 from vsync.testing.network import NEVER, Inbox, Network
 from vsync.testing.properties import Findings, check
 from vsync.trace import digest, view_fields
-from vsync.vocabulary import GroupKey, Guarantee, MessageId, NodeId, Priority
+from vsync.vocabulary import Cause, GroupKey, Guarantee, MessageId, NodeId, Priority
 
 Line: TypeAlias = dict[str, Any]
 """A line of a trace, as the fields of its JSON object."""
@@ -237,6 +237,30 @@ class Cluster:
             digest=digest(payload),
         )
         return message
+
+    # --- groups ---------------------------------------------------------------------------------
+
+    def join(self, number: int, session: int, group: str, *, closed: bool = False) -> None:
+        """Let a session of this node join a group."""
+        key = GroupKey.from_name(group)
+        self._command(
+            number, lambda engine: engine.join_groups(session, [key], closed=closed, now=self.now)
+        )
+
+    def quit(self, number: int, session: int, group: str) -> None:
+        """Let a session of this node leave a group."""
+        key = GroupKey.from_name(group)
+        self._command(number, lambda engine: engine.leave_groups(session, [key], self.now))
+
+    def end_session(self, number: int, session: int, cause: Cause = Cause.DIED) -> None:
+        """End a session of this node; it leaves all its groups."""
+        self._command(number, lambda engine: engine.close_session(session, cause, self.now))
+
+    def _command(self, number: int, command: Callable[[Engine], None]) -> None:
+        host = self.hosts[number]
+        if host.engine is not None and not host.paused and host.leave_before is None:
+            command(host.engine)
+            self._take_outputs(host)
 
     # --- the network ----------------------------------------------------------------------------
 

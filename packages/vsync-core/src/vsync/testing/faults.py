@@ -165,6 +165,18 @@ def _send(
             )
 
 
+def _join(running: Running, node: str, session: str, group: str, closed: str = "") -> None:
+    running.cluster.join(int(node), int(session), group, closed=closed == "closed")
+
+
+def _quit(running: Running, node: str, session: str, group: str) -> None:
+    running.cluster.quit(int(node), int(session), group)
+
+
+def _die(running: Running, node: str, session: str) -> None:
+    running.cluster.end_session(int(node), int(session))
+
+
 STEPS: Final[Mapping[str, Callable[..., None]]] = {
     "start": _start,  # start NODE…
     "crash": _crash,  # crash NODE…
@@ -181,6 +193,9 @@ STEPS: Final[Mapping[str, Callable[..., None]]] = {
     "drop": _rule(Action.DROP),  # drop FRAME [COUNT [FROM [TO]]]
     "repeat": _rule(Action.REPEAT),  # repeat FRAME [COUNT [FROM [TO]]]
     "delay": _rule(Action.DELAY),  # delay FRAME [COUNT [FROM [TO]]]
+    "join": _join,  # join NODE SESSION GROUP [closed]
+    "quit": _quit,  # quit NODE SESSION GROUP
+    "die": _die,  # die NODE SESSION: its process, not the node
     "send": _send,  # send NODE [COUNT [SIZE [GUARANTEE [PRIORITY]]]]
 }
 """Every step by its first word."""
@@ -220,6 +235,7 @@ def random_schedule(random: Random, nodes: int) -> tuple[Step, ...]:
     for _ in range(random.choice([0, 1, 2, 3])):
         steps += _random_ambush(random, nodes, _time(random, FAULTS_FROM_S, FAULTS_UNTIL_S - 0.1))
     steps += _random_load(random, nodes)
+    steps += _random_groups(random, nodes, [step.at_s for step in steps])
     return tuple(sorted(steps, key=lambda step: step.at_s))
 
 
@@ -284,6 +300,21 @@ def _random_load(random: Random, nodes: int) -> list[Step]:
             )
         )
         at_s += random.uniform(0.0, 2 * pace_s)
+    return steps
+
+
+def _random_groups(random: Random, nodes: int, busy_s: list[float]) -> list[Step]:
+    """Sessions that come and go, mostly just when something else happens."""
+    steps: list[Step] = []
+    for _ in range(random.choice([0, 6, 15, 40])):
+        at_s = random.choice(busy_s) + random.choice([0.0, 0.001, 0.005, 0.05, 0.12])
+        member = (_node(random, nodes), str(random.randint(1, 3)))
+        group = random.choice(("aa", "bb", "cc"))
+        closed = ("closed",) if random.random() < 0.2 else ()
+        words = random.choice(
+            [("join", *member, group, *closed)] * 5 + [("quit", *member, group), ("die", *member)]
+        )
+        steps.append(Step(round(min(at_s, FAULTS_UNTIL_S), 4), words))
     return steps
 
 

@@ -16,6 +16,7 @@ from vsync.trace import (
     GUARANTEES,
     Configured,
     Delivered,
+    GroupChanged,
     Sent,
     Stopped,
     TraceLine,
@@ -57,7 +58,7 @@ class Message:
 class Span:
     """What one process did between delivering one configuration and the next."""
 
-    __slots__ = ("configuration", "event", "events", "messages", "ordinal", "stay")
+    __slots__ = ("configuration", "event", "events", "messages", "ordinal", "stay", "views")
 
     def __init__(
         self, configuration: Configured, event: int, ordinal: int, stay: "Stay | None"
@@ -72,6 +73,8 @@ class Span:
         """Indexes of the messages delivered in it, in order."""
         self.events: list[int] = []
         """For each of them, which event of the process it was."""
+        self.views: list[int] = []
+        """Which events of the process were group views in it, in order."""
 
     @property
     def regular(self) -> bool:
@@ -275,6 +278,8 @@ class History:
                 process.kinds.append(OTHER)
                 process.references.append(0)
                 process.stopped = process.stopped or isinstance(line, Stopped)
+                if isinstance(line, GroupChanged) and process.spans:
+                    process.spans[-1].views.append(event)
             self.lines = number + 1
 
     def _deliver(self, process: Process, event: int, message: Message, line: Delivered) -> None:

@@ -124,7 +124,7 @@ class SteppedDriver(Driver):
         """Do what the application wants."""
         self._host.called = False
         self._take_commands(now)
-        self._host.called = bool(self._submissions or self._calls)
+        self._host.called = self.to_do
 
     def hand_out(self, events: Sequence[EngineEvent]) -> None:
         """Give the application what there is."""

@@ -1,8 +1,8 @@
 """The properties of Extended Virtual Synchrony, each as one function over a history.
 
 Source: Moser, Amir, Melliar-Smith, Agarwal, "Extended Virtual Synchrony", ICDCS 1994. Numbers 1.1
-to 7.2 follow the grouping of that paper; those with an X are this project's own. Words (process,
-stay, home …) are those of ``vsync.testing.history``.
+to 7.2 follow the grouping of that paper; those with a V (views of groups) and an X are this
+project's own. Words (process, stay, home …) are those of ``vsync.testing.history``.
 
     history = History.from_files(["1.trace", "2.trace", "3.trace"])
     findings = check(history)
@@ -19,7 +19,7 @@ messages (5, 6.1) is taken from what the sender had *delivered*, and from the or
 accepted messages of the same priority. Unordered and FIFO messages may be delivered early; they
 pass on no causality.
 
-X.3 (priorities are local) is about messages waiting inside a node, which a trace does not show.
+Of X.3, that the higher of the priorities waiting inside a node goes first is in no trace.
 
 Everything is near linear in the number of lines.
 """
@@ -30,10 +30,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from vsync.testing.history import History
-from vsync.testing.properties import atomicity, basic, ordering, project
+from vsync.testing.properties import atomicity, basic, ordering, project, views
 from vsync.testing.properties.findings import STATED, Findings, Property, Violation
 
-PARTS: Final = (basic, atomicity, ordering, project)
+PARTS: Final = (basic, atomicity, ordering, project, views)
 """Where the properties are; a module states its own when it is imported."""
 
 PROPERTIES: Final[tuple[Property, ...]] = tuple(sorted(STATED, key=lambda entry: entry.number))

@@ -41,7 +41,7 @@ def senders_deliver_their_own(history: History) -> Iterator[Violation]:
             )
 
 
-def _together(stays: Iterable[Stay]) -> dict[tuple[str, str], list[Stay]]:
+def together(stays: Iterable[Stay]) -> dict[tuple[str, str], list[Stay]]:
     """Those stays in one regular configuration that went on through the same t to the same n."""
     groups: dict[tuple[str, str], list[Stay]] = {}
     for stay in stays:
@@ -55,10 +55,10 @@ def _together(stays: Iterable[Stay]) -> dict[tuple[str, str], list[Stay]]:
 def those_who_move_together_deliver_the_same(history: History) -> Iterator[Violation]:
     """For each (c, t, n): the same set; and only safe messages may be in c here and in t there."""
     for id, stays in history.stays.items():
-        for (t, n), together in _together(stays).items():
-            first = together[0]
+        for (t, n), moving in together(stays).items():
+            first = moving[0]
             regular = set(first.span.messages)
-            for stay in together[1:]:
+            for stay in moving[1:]:
                 if stay.delivered != first.delivered:
                     yield from _different_sets(history, (id, t, n), first, stay)
                 ours = set(stay.span.messages)

@@ -1,20 +1,14 @@
-"""The properties with an X: this project's own."""
+"""The properties X.1, X.2, X.5 and X.6: this project's own."""
 
 from collections.abc import Iterator
 
 from vsync.testing.history import (
-    AGREED,
-    CONFIGURE,
-    DELIVER,
     UNORDERED,
     History,
     Message,
-    Process,
-    Span,
     Stay,
 )
 from vsync.testing.properties.findings import Violation, breach, listed, named, ring_seq, stated
-from vsync.trace import GroupChanged
 
 
 @stated("X.1", "Messages of one sender and one priority, not unordered ones, come in order.")
@@ -46,68 +40,6 @@ def unordered_messages_are_reliable(history: History) -> Iterator[Violation]:
     """Nothing of its own: 1.1 to 1.4, 3 and 4 take unordered messages in, 5 and 6 do not."""
     del history
     return iter(())
-
-
-@stated("X.4", "Group changes have one place in the order, and concern sessions of members.")
-def group_changes_have_one_place(history: History) -> Iterator[Violation]:
-    """For those who came into a configuration together: the same changes, each behind the same
-    agreed or safe message of it, as far as both traces go. (Whether an application had joined when
-    it was handed a message, a trace does not show.)
-    """
-    reference: dict[tuple[str, str], tuple[Process, list[tuple[object, ...]]]] = {}
-    for process in history.processes:
-        if not any(isinstance(line, GroupChanged) for line in process.lines):
-            continue
-        for span in process.spans:
-            changes = list(_group_changes(history, process, span))
-            for line, number, _key in changes:
-                strange = {node for node, _ in line.members} - set(span.configuration.members)
-                if line.configuration != span.configuration.id:
-                    fault = f"as of configuration {line.configuration}, but in"
-                elif strange:
-                    fault = f"with sessions on {tuple(sorted(strange))}, who are not members of"
-                else:
-                    continue
-                yield breach(
-                    "X.4",
-                    f"{process} tells of group {line.group} {fault} {span.configuration.id}",
-                    process,
-                    [number],
-                )
-            if not span.regular or span.ordinal == 0:
-                continue
-            came_by = process.spans[span.ordinal - 1].configuration.id
-            keys = [key for _line, _number, key in changes]
-            first = reference.setdefault((span.configuration.id, came_by), (process, keys))
-            for ours, theirs, change in zip(keys, first[1], changes, strict=False):
-                if ours != theirs:
-                    yield breach(
-                        "X.4",
-                        f"{process} and {first[0]} tell differently of group "
-                        f"{change[0].group} in configuration {span.configuration.id}",
-                        process,
-                        [change[1]],
-                    )
-                    break
-
-
-def _group_changes(
-    history: History, process: Process, span: Span
-) -> Iterator[tuple[GroupChanged, int, tuple[object, ...]]]:
-    """The group changes in a span: line, event, and what must be equal for all."""
-    last: str | None = None
-    for event in range(span.event + 1, len(process.lines)):
-        kind = process.kinds[event]
-        if kind == CONFIGURE:
-            return
-        if kind == DELIVER:
-            message = history.messages[process.references[event]]
-            if message.rank >= AGREED:
-                last = message.id
-            continue
-        line = process.lines[event]
-        if isinstance(line, GroupChanged):
-            yield line, event, (line.group, line.members, line.joined, line.left, last)
 
 
 @stated("X.5", "The ring sequence number grows from one regular configuration to the next.")
