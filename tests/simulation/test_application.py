@@ -16,6 +16,7 @@ import pytest
 
 import vsync
 from tests.docs.pages import ROOT
+from vsync.api.node import NodeSession
 from vsync.engine.log import Log
 from vsync.testing import Simulation, SimulationFailed, idle
 from vsync.testing.properties import check_files
@@ -109,6 +110,33 @@ def test_an_application_may_come_to_its_end_and_its_node_goes_on() -> None:
         assert values(simulation) == [7, 7]
         assert simulation.nodes == [1, 2]
         assert simulation.run(simulation.node(1).status())["groups"] == {}
+
+
+def test_a_session_may_begin_in_the_turn_in_which_another_ends() -> None:
+    with Simulation(idle, nodes=2) as simulation:
+        node = simulation.node(1)
+
+        async def begin() -> vsync.Session:
+            session = await node.session().__aenter__()
+            await session.join("a")
+            return session
+
+        one = simulation.run(begin())
+        simulation.settle()
+
+        async def follow() -> None:
+            assert isinstance(one, NodeSession)
+            one.close()
+            async with node.session() as two:
+                await two.join("a")
+                (now, view, *more) = await two.receive_batch()
+                assert isinstance(now, vsync.ConfigurationChanged)
+                assert isinstance(view, vsync.GroupChanged)
+                assert view.members == (two.member,)
+                assert not more
+
+        simulation.run(follow())
+        simulation.settle()
 
 
 # --- the same always ----------------------------------------------------------------------------

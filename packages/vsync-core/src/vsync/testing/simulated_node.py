@@ -120,6 +120,10 @@ class SteppedDriver(Driver):
         self._awake = True
         self._host.called = not self.ended
 
+    def _let_out(self) -> None:
+        if self._host.engine is self.engine:
+            self._cluster.let_out(self._host)
+
     def take_turn(self, now: float) -> None:
         """Do what the application wants."""
         self._host.called = False
@@ -502,6 +506,10 @@ class NodeCluster(Cluster):
         driver = self._driver_of(host)
         if driver is not None and driver.engine is host.engine:
             driver.hand_out(events)
+
+    def let_out(self, host: Host) -> None:
+        """Let out what the engine has for the network and for the application."""
+        self._take_outputs(host)
 
     def _take_outputs(self, host: Host, stop: str | None = None) -> None:
         engine = host.engine
