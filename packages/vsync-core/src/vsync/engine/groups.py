@@ -193,7 +193,7 @@ class Groups:
         self._announced.clear()
         self._postponed.clear()  # the announcements to come tell of it
         self._synchronized.clear()
-        self._announce(self._ring)
+        self._announce(self._ring, out)
 
     def _remove_lost(self, out: list[EngineEvent]) -> None:
         """Take out the members whose nodes are gone."""
@@ -205,20 +205,21 @@ class Groups:
                 gone = tuple(Move(member, Cause.NODE_GONE) for member in lost)
                 self._view(key, (), gone, out)
 
-    def _announce(self, ring: RingId) -> None:
-        memberships = [
-            Membership(session, self._mode(group, closed), group)
-            for session, groups in sorted(self._mine.items())
-            for group, closed in groups.items()
-        ]
+    def _announce(self, ring: RingId, out: list[EngineEvent]) -> None:
+        memberships: list[Membership] = []
+        for session, groups in sorted(self._mine.items()):
+            member = Member(self._node, session)
+            for key, closed in tuple(groups.items()):
+                group = self._table.get(key)
+                if closed and group is not None and not (group.closed or member in group.members):
+                    self._refuse(member, key, out)  # others could not tell what it asked for
+                    continue
+                now = closed if group is None else group.closed
+                memberships.append(Membership(session, now, key))
         starts = range(0, max(1, len(memberships)), MEMBERSHIPS_MAX)
         for start in starts:
             part = tuple(memberships[start : start + MEMBERSHIPS_MAX])
             self.outgoing.append(Announce(ring, start == starts[-1], part))
-
-    def _mode(self, group: GroupKey, asked: bool) -> bool:
-        known = self._table.get(group)
-        return asked if known is None else known.closed
 
     def _read_control(
         self, sender: NodeId, message: ControlMessage, out: list[EngineEvent]
@@ -299,8 +300,6 @@ class Groups:
                 left = tuple(
                     Move(member, self._cause(member, key)) for member in sorted(before - after)
                 )
-                for move in joined:
-                    self._leave_if_open(move.member, key, out)
                 self._view(key, joined, left, out)
         self._covered = frozenset(configuration.members)
         self._causes.clear()
@@ -348,13 +347,6 @@ class Groups:
                     "so; join it without closed=True, or choose another group",
                 )
             )
-
-    def _leave_if_open(self, member: Member, key: GroupKey, out: list[EngineEvent]) -> None:
-        """A join as closed that came with an announcement, where it could not be refused."""
-        asked = member.node == self._node and self._mine.get(member.session, {}).get(key)
-        if asked and key in self._table and not self._table[key].closed:
-            self._refuse(member, key, out)
-            self.outgoing.append(LeaveGroups(member.session, Cause.LEFT, (key,)))
 
     def _leave_now(
         self,
