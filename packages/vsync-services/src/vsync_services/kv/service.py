@@ -300,7 +300,7 @@ class KeyValueService(Service):
                 if changes or anyio.current_time() >= deadline:
                     return answered(changes=changes, point=str(reached))
                 point = reached
-            with anyio.move_on_at(deadline):
+            with anyio.move_on_after(deadline - anyio.current_time()):
                 await news.wait()
 
     def status(self) -> Mapping[str, Any]:
