@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,24 +39,24 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def site(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where both are installed. (They cannot both have the name that users write.)"""
-    site = tmp_path_factory.mktemp("site")
-    install(site, written["transport"])
-    return site
+def sites(written: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Where each is installed. (Not together: they have the name that users write.)"""
+    sites = {kind: tmp_path_factory.mktemp(f"{kind}-site") for kind in KINDS}
+    for kind, site in sites.items():
+        install(site, written[kind])
+    return sites
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_passes_its_own_tests_and_is_listed(
-    kind: str, written: dict[str, Path], tmp_path: Path
+    kind: str, written: dict[str, Path], sites: dict[str, Path]
 ) -> None:
-    install(tmp_path / "site", written[kind])
-    done = pytest_in(written[kind], tmp_path / "site")
+    done = pytest_in(written[kind], sites[kind])
     assert done.returncode == 0, done.stdout + done.stderr
     listed = json.loads(
         run(
             [sys.executable, "-m", "vsync_cli", "plugins", "--json"],
-            env=environment(tmp_path / "site"),
+            env=environment(sites[kind]),
         )
     )
     found = {plugin["name"]: (plugin["kind"], plugin["state"]) for plugin in listed}
@@ -164,10 +165,10 @@ BROKEN = {
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_the_contract_notices_a_service_that_is_broken(
-    fault: str, written: dict[str, Path], tmp_path: Path
+    fault: str, written: dict[str, Path], sites: dict[str, Path], tmp_path: Path
 ) -> None:
     right, wrong, test = BROKEN[fault]
-    install(tmp_path / "site", written["service"])
+    shutil.copytree(sites["service"], tmp_path / "site")
     module = tmp_path / "site" / "vsync_service_tally_2" / "service.py"
     text = module.read_text()
     assert right in text
@@ -178,7 +179,7 @@ def test_the_contract_notices_a_service_that_is_broken(
 
 
 def test_a_transport_that_was_written_carries_a_ring(
-    written: dict[str, Path], site: Path, tmp_path: Path
+    sites: dict[str, Path], tmp_path: Path
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text(
@@ -216,5 +217,7 @@ async def main() -> None:
 anyio.run(main)
 """
     )
-    done = attempt([sys.executable, str(program), str(tmp_path / "state")], env=environment(site))
+    done = attempt(
+        [sys.executable, str(program), str(tmp_path / "state")], env=environment(sites["transport"])
+    )
     assert done.stdout == "hello\n", done.stderr

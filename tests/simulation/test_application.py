@@ -433,6 +433,35 @@ def test_synchronize_has_begun_before_what_others_send_in_it_is_delivered(seed: 
             assert "failed" not in services["prepared"], services
 
 
+class Flood:
+    """Sends more than the ring takes, all the time."""
+
+    def __init__(self, session: vsync.Session) -> None:
+        self.session = session
+
+    async def run(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(self.send)
+
+    async def send(self) -> None:
+        while True:
+            await self.session.send(bytes(500_000), "flood")
+
+
+def test_messages_that_synchronization_holds_back_do_not_hold_it_back() -> None:
+    with Simulation(Flood, nodes=3, services=[Ledger], synchronize_s=0.3) as simulation:
+        simulation.run_for(0.1)
+        simulation.crash(3)
+        simulation.run_for(0.8)
+        for node in (1, 2):
+            status = simulation.run(simulation.node(node).status())
+            assert status["pending_bytes"] > 7_000_000
+            assert "failed" not in status["services"]["ledger"], status["services"]
+            assert not status["synchronizing"]
+            assert simulation.service(node, Ledger).synchronized == 2
+
+
 def test_services_are_chosen_by_node() -> None:
     with Simulation(
         idle, nodes=2, services=lambda node: {Ledger: {}} if node == 1 else {}

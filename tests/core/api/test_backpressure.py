@@ -18,6 +18,7 @@ from vsync import (
     GroupChanged,
     Move,
     Node,
+    Priority,
     Session,
     SlowPolicy,
     WouldBlock,
@@ -169,7 +170,7 @@ async def test_since_is_of_this_time_and_not_of_an_earlier_one(tmp_path: Path) -
 
 async def until_unsent(node: Node) -> None:
     async def all_sent() -> bool:
-        return node._driver.unsent_bytes == 0
+        return node._driver.unsent_bytes(Priority.MEDIUM) == 0
 
     await until(all_sent, "all that was submitted has its place in the order")
 

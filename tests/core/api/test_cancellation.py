@@ -1,6 +1,8 @@
 """Nothing is lost, doubled or left waiting when tasks are cancelled, end or come together."""
 
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -98,6 +100,42 @@ async def test_a_cancelled_join_does_not_disturb_the_next(
         await session.join("b")
         await session.send(b"x", "b")
         assert [d.payload for d in await deliveries(session, 1)] == [b"x"]
+
+
+async def cancelled(steps: int, call: Callable[..., Coroutine[Any, Any, None]], group: str) -> None:
+    """Cancel *call* after so many turns of the loop, if it has not returned by then."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(call, group)
+        for _ in range(steps):
+            await anyio.lowlevel.checkpoint()
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_cancelled_join_can_be_left(tmp_path: Path, open_session: Open) -> None:
+    async with ring_of(tmp_path, 1) as (node,), open_session(node) as session:
+        for steps in range(40):
+            await cancelled(steps % 8, session.join, "a")
+            if session.joined:  # it had begun, and so it goes on
+                await session.leave("a")
+            else:
+                await session.join("a")
+                await session.leave("a")
+            assert not session.joined
+        assert node.group_members() == {}
+
+
+async def test_a_group_is_joined_again_though_the_leave_was_cancelled(
+    tmp_path: Path, open_session: Open
+) -> None:
+    async with ring_of(tmp_path, 1) as (node,), open_session(node) as session:
+        await session.join("a")
+        for number in range(40):
+            await cancelled(number % 8, session.leave, "a")
+            await session.join("a")
+            assert [str(group) for group in session.joined] == ["a"]
+            await session.send(b"%d" % number, "a")
+            assert [int(d.payload) for d in await deliveries(session, 1)] == [number]
+        assert [len(members) for members in node.group_members().values()] == [1]
 
 
 async def test_cancelled_sends_leave_the_others_whole_and_in_order(

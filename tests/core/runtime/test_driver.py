@@ -14,6 +14,8 @@ from vsync import (
     Burst,
     Configuration,
     ConfigurationChanged,
+    Event,
+    Evicted,
     GroupKey,
     Guarantee,
     Kind,
@@ -78,6 +80,38 @@ def make() -> Iterator[Make]:
     for driver in drivers:
         driver.close()
         assert driver.join(PATIENCE_S)
+
+
+@pytest.fixture
+def still() -> Iterator[Driver]:
+    """A driver whose turns the test takes, with a ring of one that it has not seen yet."""
+    transport = Lossy(MemorySettings(network=fresh_network()), node=NodeId(1))
+    transport.open()
+    engine = Engine(
+        NodeId(1),
+        time.time_ns(),
+        RingSettings(transport="memory", preset="loopback"),
+        now=0.0,
+        packet_bytes_max=transport.packet_bytes_max,
+        receive_buffer_bytes=transport.receive_buffer_bytes,
+        store=MemoryStore(),
+    )
+    driver = Driver(engine, transport, notify=lambda: None, clock=lambda: 0.0)
+    engine.start(0.0)
+    yield driver
+    driver._end()
+
+
+def form_ring(driver: Driver) -> None:
+    """Let the engine have a configuration that it has handed to nobody."""
+    while driver.engine.configuration is None:
+        go_on(driver)
+
+
+def go_on(driver: Driver) -> None:
+    deadline = driver.engine.poll_timeout()
+    assert deadline is not None
+    driver.engine.handle_timeout(deadline)
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -217,9 +251,10 @@ def test_empty_messages_take_room_too(make: Make) -> None:
     driver = make()
     go_on = blocked(driver)
     driver.submit(Submission(1, (GROUP,), [b""] * 1000, Guarantee.AGREED, Priority.MEDIUM))
-    assert driver.unsent_bytes > 10_000
+    assert driver.unsent_bytes(Priority.MEDIUM) > 10_000
+    assert driver.unsent_bytes(Priority.HIGH) == 0
     go_on.set()
-    until(lambda: driver.unsent_bytes == 0)
+    until(lambda: driver.unsent_bytes(Priority.MEDIUM) == 0)
 
 
 def test_many_callers_at_once_are_all_answered(make: Make) -> None:
@@ -330,3 +365,79 @@ def test_send_lines_reach_the_file_before_the_packets_go(make: Make, tmp_path: P
     until(lambda: driver.engine.unstable == 0)
     assert missing == []
     other.close()
+
+
+def test_messages_before_the_first_configuration_wait_for_it(still: Driver) -> None:
+    still.submit(message())
+    still._take_commands(0.0)
+    assert not still.to_do  # the thread may sleep
+    form_ring(still)
+    assert still.to_do
+    still._take_commands(0.0)
+    assert still.engine.undelivered == 1
+
+
+def test_what_ended_the_node_is_not_hidden_by_a_message_that_waits(still: Driver) -> None:
+    form_ring(still)
+    still.submit(message())
+    still.engine._fail(TransportFailed("the cable was eaten"), 0.0)
+    still._take_commands(0.0)
+    assert still._finished()
+    assert isinstance(still.engine.failure, TransportFailed)
+
+
+def test_a_join_is_answered_when_its_view_is_in_the_mailbox(still: Driver) -> None:
+    class Watched(Mailbox):
+        def put(self, events: list[Event]) -> None:
+            answered.append(joining.done())
+            super().put(events)
+
+    answered: list[bool] = []
+    seat = Seat(1, Watched("watched", 1000))
+    form_ring(still)
+    still._let_out()
+    still.attach(seat)
+    joining = still.join_groups(seat, [GROUP], closed=False)
+    still._take_commands(0.0)
+    while not joining.done():
+        go_on(still)
+        still._let_out()
+    assert answered
+    assert not any(answered)
+
+
+def test_a_join_of_a_session_that_is_evicted_meanwhile_is_told_at_once(still: Driver) -> None:
+    told = []
+    seat = Seat(1, Mailbox("unreadable", 1000))
+    still.attach(seat)
+    joining = still.join_groups(seat, [GROUP], closed=False)
+    still._take_commands(0.0)
+    still.seen()
+    still._notify = lambda: told.append(joining.done())
+    seat.mailbox.evicted = Evicted("its events cannot be read back")
+    still._watch_mailboxes(0.0)
+    assert told == [True]
+
+
+def test_who_says_late_whether_a_configuration_was_primary_changes_nothing(still: Driver) -> None:
+    form_ring(still)
+    still._let_out()
+    now = still.engine.configuration
+    assert now is not None
+    before = Configuration(id="0.1", kind=Kind.REGULAR, members=(NodeId(1),))
+    still.set_primary(now, True, "all are here")
+    still.set_primary(before, False, "not yet")
+    still._take_commands(0.0)
+    assert still.primary_of(now) == (True, "all are here")
+
+
+def test_nothing_is_sent_after_the_farewell(still: Driver) -> None:
+    form_ring(still)
+    while still.engine._held is None:
+        go_on(still)
+        still._let_out()
+    still.engine.leave(0.0)
+    still._let_out()
+    still.engine.set_blocked(True, 0.0)
+    assert still.engine.poll_transmit() is None
+    assert still.engine.poll_timeout() is None

@@ -5,7 +5,6 @@ import logging
 import os
 import socket
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -18,6 +17,7 @@ import anyio.lowlevel
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
+from vsync.api.room import Room
 from vsync.api.services import ServiceRunner, ServiceSession
 from vsync.api.session import Session
 from vsync.engine import Engine
@@ -51,7 +51,7 @@ from vsync.vocabulary import (
 )
 
 SEND_QUEUE_BYTES: Final = 8 * 2**20
-"""Bytes that may wait for a place in the order before ``send`` waits."""
+"""Bytes of one priority that may wait for a place in the order before ``send`` waits."""
 
 SESSION_QUEUE_BYTES: Final = 32 * 2**20
 """Bytes that may wait for a session before the ring waits for it, unless the caller says else."""
@@ -87,8 +87,7 @@ class Node:
         self._sessions: list[NodeSession] = []
         self._session_numbers = 0
         self._services: dict[str, ServiceRunner] = {}
-        self._senders: deque[anyio.Event] = deque()
-        self._no_room_since: float | None = None
+        self._rooms = tuple(Room(self, priority) for priority in Priority)
         self._told, self._tell = socket.socketpair()
         self._told.setblocking(False)
         self._tell.setblocking(False)
@@ -279,42 +278,9 @@ class Node:
         if self._driver.ended:
             raise self._driver.end_error()
 
-    async def _room(self, size: int) -> None:
-        """Wait, in turn, until *size* more bytes may be submitted."""
-        if not self._senders and self._has_room(size):
-            return
-        turn = anyio.Event()
-        self._senders.append(turn)
-        try:
-            if self._senders[0] is not turn:
-                await turn.wait()
-            while not self._has_room(size):
-                self._driver.want_room(max(0, self.send_queue_bytes - size))
-                await self._news.wait()
-        finally:
-            first = self._senders[0] is turn
-            self._senders.remove(turn)
-            if first and self._senders:
-                self._senders[0].set()
-
-    def _room_now(self, size: int) -> None:
-        """Raise WouldBlock if *size* more bytes may not be submitted at once."""
-        if self._senders or not self._has_room(size):
-            engine = self._driver.engine
-            blocked_by = engine.blocked_by
-            since = self._no_room_since or time.monotonic()
-            raise WouldBlock(blocked_by, since if blocked_by is None else engine.blocked_since)
-
-    def _has_room(self, size: int) -> bool:
-        if self._driver.ended:
-            raise self._driver.end_error()
-        unsent = self._driver.unsent_bytes
-        if unsent == 0 or unsent + size <= self.send_queue_bytes:
-            self._no_room_since = None
-            return True
-        if self._no_room_since is None:
-            self._no_room_since = time.monotonic()
-        return False
+    def _now(self) -> float:
+        """The time (monotonic, seconds)."""
+        return time.monotonic()
 
     async def _close(self) -> None:
         """End the services, drain, leave, end the thread."""
@@ -412,10 +378,10 @@ class NodeSession(Session):
         """What warnings call it."""
         return self._mailbox.name
 
-    def would_block(self) -> WouldBlock | None:
+    def would_block(self, priority: Priority) -> WouldBlock | None:
         """What ``send_nowait`` would raise just now; None if there is room."""
         try:
-            self._node._room_now(0)
+            self._node._rooms[priority].check(0)
         except WouldBlock as blocked:
             return blocked
         return None
@@ -471,11 +437,12 @@ class NodeSession(Session):
     ) -> list[MessageId]:
         node = self._node
         self._check(groups, payloads)
+        room = node._rooms[priority]
         sent: list[MessageId] = []
         for part in _parts(payloads, node.send_queue_bytes // 4):
             await anyio.lowlevel.checkpoint()
             submission = Submission(self._seat.session, groups, part, guarantee, priority)
-            await node._room(submission.size)
+            await room.wait(submission.size)
             self._check_open()
             sent += node._driver.submit(submission)
         return sent
@@ -489,7 +456,7 @@ class NodeSession(Session):
     ) -> None:
         self._check(groups, [payload])
         submission = Submission(self._seat.session, groups, [payload], guarantee, priority)
-        self._node._room_now(submission.size)
+        self._node._rooms[priority].check(submission.size)
         self._node._driver.submit(submission)
 
     def _check(self, groups: tuple[GroupKey, ...], payloads: list[bytes]) -> None:

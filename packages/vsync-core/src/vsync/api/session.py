@@ -2,12 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeAlias
 
 import anyio.lowlevel
 
-from vsync.errors import MisuseError
+from vsync.errors import MisuseError, VsyncError
 from vsync.events import Event
 from vsync.service import SERVICE_GROUPS, Buffer
 from vsync.vocabulary import (
@@ -72,6 +72,8 @@ class Session(ABC):
 
     def __init__(self) -> None:
         self._joined: dict[GroupKey, bool] = {}
+        self._cancelled: dict[GroupKey, bool] = {}
+        """Joins (True) and leaves that were cancelled, and with which the ring goes on."""
         self._joining = anyio.Lock()
         self._ahead: deque[Event] = deque()
 
@@ -95,21 +97,21 @@ class Session(ABC):
 
         From its view on, a group's messages come too. With *closed*, a new group is made *closed*:
         only members send to it, as long as it has any. Raises MisuseError for a group that is open
-        already; the others are joined all the same.
+        already; the others are joined all the same. Who is cancelled joins nevertheless,
+        a little later.
         """
         keys = dict.fromkeys(map(group_key, groups))
         self._check_services(keys)
         async with self._joining:
+            await self._end_cancelled(keys)
             new = [key for key in keys if key not in self._joined]
             refusals: list[MisuseError] = []
             # One by one where each may be refused: it must be known which were joined.
             for part in [[key] for key in new] if closed else [new] if new else []:
                 try:
-                    await self._join(part, closed)
+                    await self._join_now(part, closed)
                 except MisuseError as refusal:
                     refusals.append(refusal)
-                else:
-                    self._joined |= dict.fromkeys(part, closed)
             if len(refusals) > 1:
                 raise MisuseError("; ".join(map(str, refusals)))
             if refusals:
@@ -118,16 +120,51 @@ class Session(ABC):
     async def leave(self, *groups: GroupName) -> None:
         """Be a member of *groups* no more; returns when the views that say so are in the stream.
 
-        Raises MisuseError for a group that is not joined.
+        Raises MisuseError for a group that is not joined. Who is cancelled leaves
+        nevertheless, a little later.
         """
         keys = dict.fromkeys(map(group_key, groups))
         async with self._joining:
+            await self._end_cancelled(keys)
             for key in keys:
                 if key not in self._joined:
                     raise MisuseError(f"cannot leave group {key}: this session has not joined it")
             if keys:
-                await self._leave(list(keys))
-            self._joined = {key: closed for key, closed in self._joined.items() if key not in keys}
+                await self._leave_now(keys)
+
+    async def _join_now(self, keys: Collection[GroupKey], closed: bool) -> None:
+        try:
+            await self._join(list(keys), closed)
+        except VsyncError:
+            raise
+        except BaseException:
+            self._cancelled |= dict.fromkeys(keys, True)
+            self._joined |= dict.fromkeys(keys, closed)
+            raise
+        self._joined |= dict.fromkeys(keys, closed)
+
+    async def _leave_now(self, keys: Collection[GroupKey]) -> None:
+        try:
+            await self._leave(list(keys))
+        except VsyncError:
+            raise
+        except BaseException:
+            self._cancelled |= dict.fromkeys(keys, False)
+            self._joined = _without(self._joined, keys)
+            raise
+        self._joined = _without(self._joined, keys)
+
+    async def _end_cancelled(self, keys: Collection[GroupKey]) -> None:
+        """Wait for joins and leaves of *keys* that go on though they were cancelled."""
+        for key in [key for key in keys if key in self._cancelled]:
+            try:
+                if self._cancelled[key]:
+                    await self._join([key], self._joined[key])
+                else:
+                    await self._leave([key])
+            except MisuseError:  # the join was refused, or the leave is complete
+                self._joined.pop(key, None)
+            del self._cancelled[key]
 
     async def send(
         self,
@@ -261,6 +298,10 @@ class Session(ABC):
         priority: Priority,
     ) -> None:
         """Hand the message over, or raise WouldBlock."""
+
+
+def _without(joined: dict[GroupKey, bool], keys: Collection[GroupKey]) -> dict[GroupKey, bool]:
+    return {key: value for key, value in joined.items() if key not in keys}
 
 
 class _Batches:

@@ -40,7 +40,7 @@ from vsync.errors import (
     VsyncError,
 )
 from vsync.settings import MESSAGE_BYTES_LIMIT, DaemonSection
-from vsync.vocabulary import Cause, GroupKey, SlowPolicy
+from vsync.vocabulary import Cause, GroupKey, Priority, SlowPolicy
 
 RECEIVE_BYTES: Final = 2**18
 HELLO_S: Final = 5.0
@@ -233,6 +233,7 @@ class _Client:
             SEND_WINDOW_BYTES, 2 * server.node.settings.ring.message_bytes_max
         )
         self._sending_since: float | None = None
+        self._sending_priority = Priority.MEDIUM
         self._session: NodeSession | None = None
         self._scope = anyio.CancelScope()
         self._stuck: Evicted | None = None
@@ -447,6 +448,7 @@ class _Client:
                 await self._sends_news.wait()
             send, size = self._sends.popleft()
             self._sending_since = time.monotonic()
+            self._sending_priority = send.priority
             try:
                 sent = await session.send_batch(
                     send.payloads,
@@ -501,7 +503,7 @@ class _Client:
         since = self._sending_since
         if since is not None and now - since > TICK_S and not self._outgoing.bytes:
             with contextlib.suppress(VsyncError):  # it comes up where it is awaited
-                blocked = session.would_block()
+                blocked = session.would_block(self._sending_priority)
                 if blocked is not None:
                     self._outgoing.put(
                         protocol.build(

@@ -373,6 +373,10 @@ class Engine(Membership):
         """Bytes of accepted messages that have no place in the order yet."""
         return self._packer.pending_bytes
 
+    def pending_bytes_of(self, priority: Priority) -> int:
+        """Those of one *priority*."""
+        return self._packer.pending_bytes_of(priority)
+
     @property
     def unstable(self) -> int:
         """Own messages, the ring's own too, not yet known to be at every member; at 0 one may leave

@@ -62,6 +62,7 @@ class Membership(Ordering):
         self._become(Trigger.LEAVE)
         self._timers.stop_all()
         self._to_self.clear()
+        self._held = None
         self._transmit.append(Burst(EVERYONE, [self._codec.join(farewell)] * LEAVE_COPIES))
 
     def _fail(self, failure: VsyncError, now: float) -> None:

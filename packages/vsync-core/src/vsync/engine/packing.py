@@ -110,6 +110,10 @@ class Packer:
             lane.waiting for lane in self._lanes[: self.lanes_open]
         )
 
+    def pending_bytes_of(self, priority: Priority) -> int:
+        """Bytes accepted at that *priority* and not yet put into frames."""
+        return self._lanes[1 + priority].pending_bytes
+
     @property
     def pending_control(self) -> int:
         """Control messages that wait."""

@@ -109,14 +109,14 @@ class Driver:
         """Apart from the submissions, since a status or a join is not to wait for all of them."""
         self._accepting = threading.Lock()
         self._counters = [0] * len(Priority)
-        self._submitted_bytes = 0
-        self._taken_bytes = 0
+        self._submitted_bytes = [0] * len(Priority)
+        self._taken_bytes = [0] * len(Priority)
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
         self._awake = False
         self._news = False
-        self._room_wanted: int | None = None
+        self._room_wanted: dict[Priority, int] = {}
         self._closing_by: float | None = None
         self.failure: BaseException | None = None
         """Why the thread ended, if not because it was told to."""
@@ -155,7 +155,7 @@ class Driver:
             first = submission.first = self._counters[submission.priority]
             count = len(submission.payloads)
             self._counters[submission.priority] += count
-            self._submitted_bytes += submission.size
+            self._submitted_bytes[submission.priority] += submission.size
             self._submissions.append(submission)
         self._wake()
         return [
@@ -201,14 +201,14 @@ class Driver:
         # It may be raised many times; each time with where it came from, and no more.
         return self.failure.with_traceback(self._failed_at)
 
-    @property
-    def unsent_bytes(self) -> int:
-        """Bytes submitted that have no place in the ring's order yet."""
-        return self._submitted_bytes - self._taken_bytes + self.engine.pending_bytes
+    def unsent_bytes(self, priority: Priority) -> int:
+        """Bytes submitted at that *priority* that have no place in the ring's order yet."""
+        submitted = self._submitted_bytes[priority] - self._taken_bytes[priority]
+        return submitted + self.engine.pending_bytes_of(priority)
 
-    def want_room(self, unsent_bytes_max: int) -> None:
+    def want_room(self, priority: Priority, unsent_bytes_max: int) -> None:
         """Ask to be notified when ``unsent_bytes`` is down to *unsent_bytes_max*."""
-        self._room_wanted = unsent_bytes_max
+        self._room_wanted[priority] = unsent_bytes_max
         self._wake()
 
     def taken(self, mailbox: Mailbox) -> None:
@@ -367,9 +367,19 @@ class Driver:
         deadline = self.engine.poll_timeout()
         if self._closing_by is not None:
             deadline = self._closing_by if deadline is None else min(deadline, self._closing_by)
-        if self._submissions or self._calls:
+        if self.to_do:
             return 0
         return None if deadline is None else max(0.0, deadline - self._clock())
+
+    @property
+    def to_do(self) -> bool:
+        """There are commands, or messages that the engine takes now."""
+        return bool(self._calls or (self._submissions and self._accepts))
+
+    @property
+    def _accepts(self) -> bool:
+        """The engine takes messages: services may send some before it does."""
+        return self.engine.configuration is not None and self.engine.state is not State.LEFT
 
     def _finished(self) -> bool:
         """Closed and drained, or past its time, or failed."""
@@ -412,7 +422,7 @@ class Driver:
             self._calls.popleft()(now)
             self._tell()
         messages = 0
-        while self._submissions and messages < MESSAGES_PER_TURN:
+        while self._submissions and messages < MESSAGES_PER_TURN and self._accepts:
             submission = self._submissions.popleft()
             self._accept(submission, now)
             messages += len(submission.payloads)
@@ -420,7 +430,7 @@ class Driver:
 
     def _accept(self, submission: Submission, now: float) -> None:
         engine, trace = self.engine, self._trace
-        self._taken_bytes += submission.size
+        self._taken_bytes[submission.priority] += submission.size
         first = engine.submit_all(
             submission.session,
             submission.groups,
@@ -457,9 +467,14 @@ class Driver:
             self._trace_events(events)
             self._hand_over(events)
             self._transmit()
-        if self._room_wanted is not None and self.unsent_bytes <= self._room_wanted:
-            self._room_wanted = None
-            self._tell()
+        self._tell_room()
+
+    def _tell_room(self) -> None:
+        """Tell of the room that was asked for, if there is some now."""
+        for priority, wanted in tuple(self._room_wanted.items()):
+            if self.unsent_bytes(priority) <= wanted:
+                self._room_wanted.pop(priority, None)
+                self._tell()
 
     def _hand_over(self, events: Sequence[EngineEvent]) -> None:
         """Give each session what it is to see of *events*."""
@@ -481,6 +496,7 @@ class Driver:
             if seat.batch:
                 seat.mailbox.put(seat.batch)
                 seat.batch = []
+        route.answer()
         for event in events:
             if type(event) is ConfigurationChanged:
                 for seat in route.seats:
@@ -505,7 +521,9 @@ class Driver:
                 self.late_services.add(name)
 
     def _say_primary(self, configuration_id: str, primary: bool, reason: str) -> None:
-        self._primary = (configuration_id, primary, reason)
+        current = self.engine.configuration
+        if current is not None and current.id == configuration_id:  # else it comes too late
+            self._primary = (configuration_id, primary, reason)
         for seat in self._route.seats:
             seat.mailbox.settle_primary(configuration_id, primary, reason)
         self._tell()
@@ -527,6 +545,7 @@ class Driver:
             if mailbox.evicted is not None:
                 self._route.remove(seat)
                 self.engine.close_session(seat.session, Cause.EVICTED, now)
+                self._tell()
                 continue
             if mailbox.full_since is None:
                 if not mailbox.full:

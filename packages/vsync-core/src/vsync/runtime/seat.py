@@ -30,12 +30,14 @@ class Change:
     def came(self, group: GroupKey) -> bool:
         """One of the groups has come; True if it was the last."""
         self.groups.discard(group)
-        if not self.groups and not self.answer.done():
-            if self.refusals:
-                self.answer.set_exception(MisuseError("; ".join(self.refusals)))
-            else:
-                self.answer.set_result(None)
         return not self.groups
+
+    def finish(self) -> None:
+        """Give the answer: all groups have come."""
+        if self.refusals:
+            self.answer.set_exception(MisuseError("; ".join(self.refusals)))
+        else:
+            self.answer.set_result(None)
 
 
 class Seat:
@@ -62,6 +64,7 @@ class Route:
         self._node = node
         self._by_session: dict[int, Seat] = {}
         self._targets: dict[tuple[GroupKey, ...], tuple[Seat, ...]] = {}
+        self._finished: list[Change] = []
 
     @property
     def seats(self) -> Collection[Seat]:
@@ -122,9 +125,21 @@ class Route:
                 seat.batch.append(view)
         for seat in self._moved(view.left):
             seat.groups.discard(group)
-            seat.leaving = [change for change in seat.leaving if not change.came(group)]
+            seat.leaving = self._go_on(seat.leaving, group)
         for seat in self._moved(view.joined):
-            seat.joining = [change for change in seat.joining if not change.came(group)]
+            seat.joining = self._go_on(seat.joining, group)
+
+    def _go_on(self, changes: list[Change], group: GroupKey) -> list[Change]:
+        """*group* has come; those of *changes* that are not finished by that."""
+        finished = [change for change in changes if change.came(group)]
+        self._finished += finished
+        return [change for change in changes if change not in finished]
+
+    def answer(self) -> None:
+        """Answer the joins and leaves whose views are in the mailboxes by now."""
+        finished, self._finished = self._finished, []
+        for change in finished:
+            change.finish()
 
     def _moved(self, moves: Sequence[Any]) -> list[Seat]:
         """The seats on this node among *moves*."""
@@ -144,10 +159,11 @@ class Route:
             for change in seat.joining:
                 if group in change.groups:
                     change.refusals.append(reason)
-            seat.joining = [change for change in seat.joining if not change.came(group)]
+            seat.joining = self._go_on(seat.joining, group)
 
     def fail(self, error: BaseException) -> None:
         """Nothing will come any more: let nobody wait."""
+        self.answer()
         for seat in self._by_session.values():
             self._fail_changes(seat, error)
 

@@ -5,7 +5,6 @@ whose turns the cluster takes, in place of the state directory the store of the 
 the event loop is one in virtual time.
 """
 
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
 from typing import Any, Final, Protocol, TypeAlias
@@ -21,6 +20,7 @@ from vsync.api.node import (
     NodeServiceSession,
     NodeSession,
 )
+from vsync.api.room import Room
 from vsync.api.services import ServiceRunner
 from vsync.engine import Engine
 from vsync.engine.groups import EngineEvent
@@ -134,9 +134,7 @@ class SteppedDriver(Driver):
         """Give the application what there is."""
         if events:
             self._hand_over(events)
-        if self._room_wanted is not None and self.unsent_bytes <= self._room_wanted:
-            self._room_wanted = None
-            self._tell()
+        self._tell_room()
 
     @property
     def undelivered(self) -> int:
@@ -150,7 +148,7 @@ class SteppedDriver(Driver):
             self._end()
 
     def _accept(self, submission: Submission, now: float) -> None:
-        self._taken_bytes += submission.size
+        self._taken_bytes[submission.priority] += submission.size
         for payload in submission.payloads:
             self._cluster.accept(
                 self._host,
@@ -187,8 +185,7 @@ class SimulatedNode(Node):
         self._sessions = []
         self._session_numbers = 0
         self._services = {}
-        self._senders = deque()
-        self._no_room_since = None
+        self._rooms = tuple(Room(self, priority) for priority in Priority)
         self.send_queue_bytes = max(SEND_QUEUE_BYTES, 2 * settings.ring.message_bytes_max)
         self.stepped = SteppedDriver(cluster, host, engine, self._notified, settings.node.drain_s)
         self._driver = self.stepped
@@ -234,10 +231,8 @@ class SimulatedNode(Node):
         self.stepped.seen()
         self._wake_all()
 
-    def _room_now(self, size: int) -> None:
-        if self._no_room_since is None:
-            self._no_room_since = self._cluster.now
-        super()._room_now(size)
+    def _now(self) -> float:
+        return self._cluster.now
 
 
 class Life:
