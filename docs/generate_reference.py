@@ -56,7 +56,7 @@ UNITS: Final = {
     "_bytes": "bytes",
     "_bytes_max": "bytes",
     "_frames": "frames",
-    "frames_per_visit": "frames",
+    "packets_per_visit": "frames",
 }
 """What the ends of names say."""
 

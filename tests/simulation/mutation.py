@@ -87,14 +87,26 @@ MUTATIONS = (
     Mutation(
         "a missing frame is never asked for",
         "engine/rotation.py",
-        "        if room > 0 and self._log.aru < self._seq_passed:",
-        "        if False:",
+        "        if self._log.aru >= self._seq_passed:",
+        "        if True:",
+    ),
+    Mutation(
+        "of what is asked for, some parts are never repeated",
+        "engine/rotation.py",
+        "if wanted >> part & 1 and room > 0:",
+        "if wanted >> part & 1 and room > 0 and part < 1:",
+    ),
+    Mutation(
+        "a frame is taken without its last part",
+        "engine/log.py",
+        "        if partial.missing:\n            return None",
+        "        if partial.missing > 1:\n            return None",
     ),
     Mutation(
         "requests are never answered",
         "engine/rotation.py",
-        "                packet = self._log.packet(seq)\n",
-        "                packet = None\n",
+        "self._log.packets(seq) if seq not in self._answered and room > 0 else ()",
+        "()",
     ),
     Mutation(
         "aru is never lowered",
@@ -147,7 +159,7 @@ MUTATIONS = (
     Mutation(
         "frames of any ring are taken",
         "engine/ordering.py",
-        "log is None or log.ring != frame.ring:\n            self.counters",
+        "log is None or log.ring != part.ring:\n            self.counters",
         "log is None:\n            self.counters",
     ),
     Mutation(

@@ -10,18 +10,22 @@ from vsync.settings import RingSettings
 from vsync.testing.cluster import Cluster
 from vsync.transport import Burst
 from vsync.vocabulary import NodeId
-from vsync.wire import Codec, Frame, network_of
+from vsync.wire import DATA_TYPES, Codec, Frame, FrameType, Part, network_of
+from vsync.wire.header import HEADER_FAST
 
 F = TypeVar("F", bound=Frame)
 
 
 class Seen(NamedTuple):
-    """One packet as it left a host: when, from where, to whom (``None``: everyone), and what."""
+    """One packet as it left a host: when, from where, to whom (``None``: everyone), and what.
+
+    Packets of data frames and recovered ones are parts, though it may be of one.
+    """
 
     t: float
     sender: int
     receiver: int | None
-    frame: Frame
+    frame: Frame | Part
     packet: bytes
 
 
@@ -34,6 +38,11 @@ class Wiretap:
     def of(self, kind: type[F]) -> list[tuple[Seen, F]]:
         """The frames of one kind."""
         return [(seen, seen.frame) for seen in self.seen if isinstance(seen.frame, kind)]
+
+    def parts(self, kind: FrameType = FrameType.DATA) -> list[tuple[Seen, Part]]:
+        """The packets of data frames, or of recovered ones."""
+        parts = ((seen, seen.frame) for seen in self.seen if isinstance(seen.frame, Part))
+        return [(seen, part) for seen, part in parts if part.type == kind]
 
 
 @contextmanager
@@ -48,7 +57,9 @@ def wiretap(cluster: Cluster) -> Iterator[Wiretap]:
         assert receiver is None or isinstance(receiver, int)
         for data in burst.packets:
             packet = bytes(data)
-            tap.seen.append(Seen(now, sender, receiver, codec.decode(packet)[1], packet))
+            part = HEADER_FAST.unpack_from(packet)[2] in DATA_TYPES
+            frame = codec.decode_part(packet) if part else codec.decode(packet)[1]
+            tap.seen.append(Seen(now, sender, receiver, frame, packet))
         send(sender, burst, now)
 
     with pytest.MonkeyPatch.context() as patch:

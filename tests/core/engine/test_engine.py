@@ -36,7 +36,7 @@ def test_a_frame_of_the_old_ring_that_comes_after_the_entry_was_filled_is_not_ta
     ring = RingId(number, NodeId(representative))
     late = codec.data(ring, 1, 0, 0, Guarantee.UNORDERED, [b"\1" + GROUP.key + b"late"])
     before = engine.counters["dropped_foreign"]
-    engine.receive([Packet(bytes(late.packet), 3)], cluster.now)
+    engine.receive([Packet(late.packets[0], 3)], cluster.now)
     assert engine.counters["dropped_foreign"] == before + 1
     assert engine.take_events() == []
 

@@ -12,8 +12,11 @@ from tests.core.engine.logs import (
     new_log,
     payloads,
 )
-from vsync.engine.log import AHEAD_MAX, Log
+from tests.core.wire.frames import NETWORK
+from vsync.engine.log import AHEAD_MAX, ALL_PARTS, PARTIALS_MAX, Log
 from vsync.vocabulary import Guarantee, NodeId
+from vsync.wire import Codec, Data, FrameType, Part
+from vsync.wire.data import PART_OVERHEAD_BYTES, flags_of
 
 UNORDERED, FIFO, AGREED, SAFE = Guarantee
 
@@ -112,7 +115,8 @@ def test_what_all_have_and_was_delivered_is_forgotten_and_not_taken_again() -> N
     delivered(log)
     log.settle(2)
     log.release()
-    assert [log.packet(seq) is not None for seq in (1, 2, 3)] == [False, False, True]
+    assert [bool(log.packets(seq)) for seq in (1, 2, 3)] == [False, False, True]
+    assert log.held_packets == 1
     assert not log.add(frames[0])
 
 
@@ -126,8 +130,60 @@ def test_the_lowest_missing_numbers_are_asked_for() -> None:
     log, one = new_log(), Sender(1)
     for seq in (2, 5, 9):
         log.add(one.frame(seq, AGREED, b"x"))
-    assert log.missing(9, 3) == [1, 3, 4]
-    assert log.missing(3, 10) == [1, 3]
+    assert list(log.missing(9, 3)) == [1, 3, 4]
+    assert log.missing(3, 10) == {1: ALL_PARTS, 3: ALL_PARTS}
+
+
+def parts_of(frame: Data, size: int) -> list[Part]:
+    """A frame's packets, were packets as small as to carry *size* bytes of it."""
+    codec = Codec(NETWORK, frame.sender, frame.life, PART_OVERHEAD_BYTES + size)
+    flags = flags_of(frame.guarantee, frame.lane, continues=False, unfinished=False)
+    piece = memoryview(frame.buffer)[frame.first_byte :]
+    made = codec.data(frame.ring, frame.seq, frame.index, frame.counter, flags, [piece])
+    return [codec.decode_part(packet) for packet in made.packets]
+
+
+def test_a_frame_is_here_with_its_last_part_and_its_missing_ones_are_asked_for() -> None:
+    log = new_log()
+    parts = parts_of(Sender(1).frame(1, AGREED, bytes(100)), 40)
+    assert len(parts) == 4
+    assert log.add_part(parts[2]) is log.add_part(parts[0]) is log.add_part(parts[2]) is None
+    assert log.missing(1, 9) == {1: 0b1010}
+    assert log.add_part(parts[3]) is None
+    assert log.add_part(parts[1]) == [part.packet for part in parts]
+    assert log.missing(1, 9) == {1: ALL_PARTS}  # until the frame that they are is added
+
+
+def test_a_part_of_another_frame_of_that_number_is_not_mixed_in() -> None:
+    log = new_log()
+    parts = parts_of(Sender(1).frame(1, AGREED, bytes(100)), 40)
+    for wrong in (
+        parts[1]._replace(parts=5),
+        parts[1]._replace(sender=NodeId(2)),
+        parts[1]._replace(life=7),
+        parts[1]._replace(type=FrameType.RECOVERED),
+    ):
+        log.add_part(parts[0])
+        assert log.add_part(wrong) is None
+        assert log.missing(1, 9) == {1: 0b1110}
+
+
+def test_parts_of_no_more_frames_than_a_bound_are_kept() -> None:
+    log = new_log()
+    for seq in range(2, PARTIALS_MAX + 10):
+        parts = parts_of(Sender(1).frame(seq, AGREED, bytes(100)), 40)
+        log.add_part(parts[0])
+    assert sum(parts != ALL_PARTS for parts in log.missing(9999, 9999).values()) == PARTIALS_MAX
+    assert log.add_part(parts[0]._replace(seq=AHEAD_MAX + 1)) is None
+
+
+def test_a_frame_that_came_whole_meanwhile_needs_no_more_parts() -> None:
+    log, frame = new_log(), Sender(1).frame(1, AGREED, bytes(100))
+    parts = parts_of(frame, 40)
+    log.add_part(parts[0])
+    assert log.add(frame)
+    assert log.add_part(parts[1]) is None
+    assert not log._partials
 
 
 def log_after_a_loss() -> Log:
@@ -179,4 +235,4 @@ def test_large_sequence_numbers_are_numbers_like_others(base: int) -> None:
     for seq in range(base - 2, base + 3):
         assert log.add(one.frame(seq, AGREED, b"%d" % seq))
     assert delivered(log) == [b"%d" % seq for seq in range(base - 2, base + 3)]
-    assert log.missing(base + 4, 9) == [base + 3, base + 4]
+    assert list(log.missing(base + 4, 9)) == [base + 3, base + 4]

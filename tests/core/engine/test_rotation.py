@@ -1,14 +1,18 @@
 """One visit of the token."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from tests.core.engine.logs import RING, Sender, new_log
+from tests.core.wire.frames import NETWORK
 from vsync.engine.counters import Counters
 from vsync.engine.flow import Flow
-from vsync.engine.log import Log
+from vsync.engine.log import ALL_PARTS, Log
 from vsync.engine.rotation import Rotation, Visit
-from vsync.vocabulary import Guarantee, NodeId
-from vsync.wire import REQUESTS_MAX, Token
+from vsync.vocabulary import Guarantee, NodeId, Priority
+from vsync.wire import REQUESTS_MAX, Codec, Data, Token
+from vsync.wire.data import PART_OVERHEAD_BYTES, flags_of
 
 
 class Member:
@@ -21,13 +25,13 @@ class Member:
         self.sender = Sender(node)
         self.waiting = waiting
 
-    def next_frame(self, seq: int) -> bytes | memoryview | None:
+    def next_frame(self, seq: int, packets_max: int) -> Sequence[bytes | memoryview]:
         if not self.waiting:
-            return None
+            return ()
         self.waiting -= 1
         frame = self.sender.frame(seq, Guarantee.AGREED, b"%d" % seq)
         self.log.add(frame)
-        return frame.packet
+        return frame.packets
 
     def visit(self, token: Token, *, accelerated: int = 0) -> Visit:
         self.rotation.arrive(token, 0.0)
@@ -58,27 +62,27 @@ def test_the_last_frames_follow_the_token_if_the_ring_is_accelerated() -> None:
 def test_a_frame_is_asked_for_only_if_the_token_counted_it_a_round_ago() -> None:
     member, token = Member(1), Token(RING, seq=3)
     member.visit(token)
-    assert token.requests == []  # it may still be on its way
+    assert token.requests == {}  # it may still be on its way
     token.seq = 5
     member.visit(token)
-    assert token.requests == [1, 2, 3]
+    assert token.requests == dict.fromkeys((1, 2, 3), ALL_PARTS)
 
 
 def test_requests_stay_within_a_packet() -> None:
     member, token = Member(1), Token(RING, seq=1000)
     member.visit(token)
     member.visit(token)
-    assert token.requests == list(range(1, REQUESTS_MAX + 1))
+    assert list(token.requests) == list(range(1, REQUESTS_MAX + 1))
 
 
 def test_who_has_a_frame_repeats_it_before_anything_new() -> None:
     member, token = Member(1, waiting=3), Token(RING)
     member.visit(token)
-    packets = [member.log.packet(seq) for seq in (1, 2, 3)]
-    member.waiting, token.requests = 1, [2, 3]
+    packets = [*member.log.packets(2), *member.log.packets(3)]
+    member.waiting, token.requests = 1, {2: ALL_PARTS, 3: ALL_PARTS}
     visit = member.visit(token)
-    assert visit.before[:2] == packets[1:]
-    assert token.requests == []
+    assert visit.before[:2] == packets
+    assert token.requests == {}
 
 
 def test_what_is_asked_for_again_is_left_to_the_others_for_a_round() -> None:
@@ -86,7 +90,7 @@ def test_what_is_asked_for_again_is_left_to_the_others_for_a_round() -> None:
     member.visit(token)
     repeated = []
     for _ in range(4):
-        token.requests = [1]
+        token.requests = {1: 1}
         repeated.append(len(member.visit(token).before))
     assert repeated == [1, 0, 1, 0]
 
@@ -146,8 +150,50 @@ def test_a_flow_never_goes_below_zero() -> None:
 def test_beyond_the_gap_nothing_is_numbered_but_everything_is_repeated() -> None:
     member, token = Member(1, waiting=1), Token(RING)
     member.visit(token)
-    token.seq = member.flow.gap_max + 5
-    member.waiting, token.requests = 5, [1]
+    member.log.held_packets = member.flow.gap_max
+    member.waiting, token.requests = 5, {1: ALL_PARTS}
     visit = member.visit(token)
     assert (len(visit.before), len(visit.after)) == (1, 0)
-    assert token.seq == member.flow.gap_max + 5
+    assert token.seq == 1
+
+
+def in_parts(member: Member, seq: int, count: int) -> Data:
+    """A frame of *count* packets in the member's log."""
+    flags = flags_of(Guarantee.AGREED, Priority.MEDIUM, continues=False, unfinished=False)
+    codec = Codec(NETWORK, NodeId(1), 101, PART_OVERHEAD_BYTES + 10)
+    frame = codec.data(RING, seq, seq, seq, flags, [bytes(10 * count - 21)])
+    assert len(frame.packets) == count
+    member.log.add(frame)
+    return frame
+
+
+def test_of_a_frame_only_the_parts_that_somebody_misses_are_repeated() -> None:
+    member, token = Member(1), Token(RING, seq=2)
+    frame = in_parts(member, 1, 5)
+    token.requests = {1: 0b10010, 2: 1}
+    visit = member.visit(token)
+    assert visit.before == [frame.packets[1], frame.packets[4]]
+    assert token.requests == {2: 1}
+
+
+def test_what_there_is_no_room_to_repeat_is_still_asked_for() -> None:
+    member, token = Member(1, window=3), Token(RING, seq=1)
+    frame = in_parts(member, 1, 5)
+    token.requests = {1: ALL_PARTS}
+    visit = member.visit(token)
+    assert visit.before == frame.packets[:3]
+    assert token.requests == {1: 0b11000}
+
+
+def test_what_two_members_miss_of_a_frame_is_asked_for_together() -> None:
+    one, two, token = Member(1), Member(2), Token(RING, seq=1)
+    packets = in_parts(Member(3), 1, 5).packets
+    codec = Codec(NETWORK, NodeId(1), 101)
+    for member, here in ((one, (0, 1, 2)), (two, (2, 3, 4))):
+        for place in here:
+            member.log.add_part(codec.decode_part(packets[place]))
+        member.visit(token)
+    one.visit(token)
+    assert token.requests == {1: 0b11000}
+    two.visit(token)
+    assert token.requests == {1: 0b11011}

@@ -33,7 +33,7 @@ def tokens(draw: st.DrawFn) -> Token:
         draw(uint32),
         draw(uint32),
         draw(st.booleans()),
-        draw(st.lists(st.integers(0, seq), max_size=REQUESTS_MAX)),
+        draw(st.dictionaries(st.integers(0, seq), uint64, max_size=REQUESTS_MAX)),
     )
 
 

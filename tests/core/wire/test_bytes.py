@@ -2,15 +2,12 @@
 
 import zlib
 
-import pytest
-
 from tests.core.wire.frames import CODEC, LIFE, ME, NETWORK
 from vsync.vocabulary import NodeId, RingId
 from vsync.wire import (
-    DATA_OVERHEAD_BYTES,
     PROTOCOL_VERSION,
-    RECOVERED_OVERHEAD_BYTES,
     Beacon,
+    Codec,
     Commit,
     Entry,
     FrameType,
@@ -18,6 +15,7 @@ from vsync.wire import (
     Token,
     Wake,
 )
+from vsync.wire.data import DATA_HEAD_BYTES, PART_OVERHEAD_BYTES, RECOVERED_HEAD_BYTES
 
 RING = RingId(9, NodeId(2))
 RING_HEX = "0000000000000009 00000002"
@@ -39,10 +37,12 @@ TOKEN = RING_HEX + (
     "00000001"  # blocked_by
     "01"  # recovering
     "0002"  # requests: two
-    "0000000000000004 0000000000000005"
+    "0000000000000004 0000000000000003"  # the first two parts of frame 4
+    "0000000000000005 ffffffffffffffff"  # frame 5
 )
-DATA = RING_HEX + (
-    "0000000000000005"  # seq
+PART = RING_HEX + "0000000000000005"  # seq
+WHOLE = "00 01"  # part 0 of 1
+DATA = (
     "0000000000000001"  # index
     "0000000000000003"  # counter
     "2b"  # safe (3), medium (2 << 2), unfinished (0x20)
@@ -72,17 +72,31 @@ BEACON = RING_HEX + "0000000000000009" + "0001 00000001"  # ring_seq_max, heard
 
 
 def test_a_token_has_these_bytes() -> None:
-    token = Token(RING, 10, 5, 4, 3, 6, 8, 1, True, [4, 5])
+    token = Token(RING, 10, 5, 4, 3, 6, 8, 1, True, {4: 3, 5: 2**64 - 1})
     assert CODEC.token(token) == packet(FrameType.TOKEN, TOKEN)
 
 
 def test_a_data_packet_has_these_bytes() -> None:
-    assert CODEC.data(RING, 5, 1, 3, 0x2B, [b"a", b"bc"]).packet == packet(FrameType.DATA, DATA)
+    frame = CODEC.data(RING, 5, 1, 3, 0x2B, [b"a", b"bc"])
+    assert frame.packets == [packet(FrameType.DATA, PART + WHOLE + DATA)]
+
+
+def test_a_data_frame_in_parts_has_these_bytes() -> None:
+    codec = Codec(NETWORK, ME, LIFE, PART_OVERHEAD_BYTES + 20)
+    frame = codec.data(RING, 5, 1, 3, 0x2B, [b"a", b"bc"])
+    digits = DATA.replace(" ", "")
+    assert frame.packets == [
+        packet(FrameType.DATA, PART + "00 02" + digits[:40]),
+        packet(FrameType.DATA, PART + "01 02" + digits[40:]),
+    ]
 
 
 def test_a_recovered_packet_has_these_bytes() -> None:
-    body = RING_HEX + "0000000000000005" + "616263"
-    assert CODEC.recovered(RING, 5, b"abc").packet == packet(FrameType.RECOVERED, body)
+    old = CODEC.data(RingId(3, ME), 8, 1, 3, 0x2B, [b"a", b"bc"])
+    head = "00000007 0102030405060708" + "0000000000000003 00000007" + "0000000000000008"
+    assert CODEC.recovered(RING, 5, old).packets == [
+        packet(FrameType.RECOVERED, PART + WHOLE + head + DATA)
+    ]
 
 
 def test_a_join_has_these_bytes() -> None:
@@ -107,12 +121,8 @@ def test_a_wake_has_these_bytes() -> None:
     assert CODEC.wake(Wake(RING)) == packet(FrameType.WAKE, RING_HEX)
 
 
-@pytest.mark.parametrize(
-    ("made", "size"),
-    [
-        (CODEC.data(RING, 1, 0, 0, 0, [b"x"]).packet, DATA_OVERHEAD_BYTES + 2 + 1),
-        (CODEC.recovered(RING, 1, b"x").packet, RECOVERED_OVERHEAD_BYTES + 1),
-    ],
-)
-def test_the_overhead_that_packing_counts_with_is_the_real_one(made: bytes, size: int) -> None:
-    assert len(made) == size
+def test_the_overhead_that_packing_counts_with_is_the_real_one() -> None:
+    (whole,) = CODEC.data(RING, 1, 0, 0, 0, [b"x"]).packets
+    assert len(whole) == PART_OVERHEAD_BYTES + DATA_HEAD_BYTES + 2 + 1
+    (wrapped,) = CODEC.recovered(RING, 1, CODEC.data(RING, 1, 0, 0, 0, [b"x"])).packets
+    assert len(wrapped) == len(whole) + RECOVERED_HEAD_BYTES

@@ -1,6 +1,7 @@
 """Frames come back as they went; the fast paths are the declarations; noise is refused."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -22,10 +23,12 @@ from tests.core.wire.frames import (
     uint64,
     wakes,
 )
+from vsync.engine.log import Log
+from vsync.engine.streams import ControlReader, Reader
 from vsync.errors import MalformedPacket
 from vsync.vocabulary import NodeId, RingId
-from vsync.wire import Beacon, Codec, Commit, Data, Join, Recovered, Token, Wake, network_of
-from vsync.wire.data import DATA, RECOVERED
+from vsync.wire import Beacon, Codec, Commit, Data, Join, Part, Recovered, Token, Wake, network_of
+from vsync.wire.data import DATA, PART, PART_OVERHEAD_BYTES, RECOVERED, parse_part
 from vsync.wire.header import HEADER, HEADER_BYTES, seal
 from vsync.wire.token import TOKEN
 
@@ -51,7 +54,8 @@ def test_a_token_comes_back_and_is_as_declared(token: Token) -> None:
     packet = CODEC.token(token)
     assert decoded(packet) == token
     raw = TOKEN.parse(body(packet))
-    assert (raw.seq, raw.aru, list(raw.requests)) == (token.seq, token.aru, token.requests)
+    assert (raw.seq, raw.aru) == (token.seq, token.aru)
+    assert {request.seq: request.parts for request in raw.requests} == token.requests
     assert TOKEN.build(
         {
             "ring": raw_ring(token.ring),
@@ -63,9 +67,39 @@ def test_a_token_comes_back_and_is_as_declared(token: Token) -> None:
             "backlog": token.backlog,
             "blocked_by": token.blocked_by,
             "recovering": int(token.recovering),
-            "requests": token.requests,
+            "requests": [{"seq": seq, "parts": parts} for seq, parts in token.requests.items()],
         }
     ) == body(packet)
+
+
+def arrived(packets: Sequence[bytes | memoryview], order: Sequence[int] = ()) -> Any:
+    """The frame that came in *packets*, in that order."""
+    log = Log(decoded_part(packets[0]).ring, Reader(2**20), ControlReader())
+    log.released = decoded_part(packets[0]).seq - 1
+    for place in order or range(len(packets)):
+        part = decoded_part(packets[place])
+        if part.parts == 1:
+            return CODEC.assemble(part, packets)
+        came = log.add_part(part)
+        if came is not None:
+            assert list(came) == list(packets)
+            return CODEC.assemble(part, came)
+    return None
+
+
+def decoded_part(packet: bytes | memoryview) -> Part:
+    part = CODEC.decode_part(packet)
+    assert part == parse_part(CODEC.decode(packet)[0], packet)
+    assert (part.sender, part.life) == (ME, LIFE)
+    return part
+
+
+def same(frame: Any, made: Data) -> None:
+    assert isinstance(frame, Data)
+    for name in Data.__slots__:
+        if name not in {"buffer", "first_byte", "packets"}:
+            assert getattr(frame, name) == getattr(made, name)
+    assert frame.content == made.content
 
 
 @given(rings, seqs, uint64, uint64, FLAGS, pieces)
@@ -73,16 +107,14 @@ def test_a_data_frame_comes_back_and_is_as_declared(
     ring: RingId, seq: int, index: int, counter: int, flags: int, pieces: list[bytes]
 ) -> None:
     made = CODEC.data(ring, seq, index, counter, flags, pieces)
-    frame = decoded(made.packet)
-    assert isinstance(frame, Data)
-    for name in Data.__slots__:
-        assert getattr(frame, name) == getattr(made, name)
-    assert bytes(made.packet)[made.first_byte :] == b"".join(pieces)
+    (packet,) = made.packets
+    same(decoded(packet), made)
+    same(arrived([packet]), made)
+    frame = decoded(packet)
+    assert bytes(frame.buffer)[frame.first_byte :] == b"".join(pieces)
     lengths = list(map(len, pieces))
-    assert DATA.build(
+    content = DATA.build(
         {
-            "ring": raw_ring(ring),
-            "seq": seq,
             "index": index,
             "counter": counter,
             "flags": flags,
@@ -90,20 +122,51 @@ def test_a_data_frame_comes_back_and_is_as_declared(
             "lengths": lengths,
             "pieces": b"".join(pieces),
         }
-    ) == body(made.packet)
-    assert list(DATA.parse(body(made.packet)).lengths) == lengths
-
-
-@given(rings, seqs, st.binary(max_size=500))
-def test_a_recovered_frame_comes_back_and_is_as_declared(
-    ring: RingId, seq: int, inner: bytes
-) -> None:
-    packet = CODEC.recovered(ring, seq, inner).packet
-    frame = decoded(packet)
-    assert isinstance(frame, Recovered)
-    assert (frame.ring, frame.seq, bytes(frame.inner)) == (ring, seq, inner)
-    declared = RECOVERED.build({"ring": raw_ring(ring), "seq": seq, "packet": inner})
+    )
+    assert content == made.content
+    assert list(DATA.parse(content).lengths) == lengths
+    declared = PART.build(
+        {"ring": raw_ring(ring), "seq": seq, "part": 0, "parts": 1, "content": content}
+    )
     assert declared == body(packet)
+
+
+@given(rings, st.integers(1, 2**60), FLAGS, pieces, st.integers(1, 200), st.data())
+def test_a_frame_comes_back_from_its_parts_in_any_order(
+    ring: RingId, seq: int, flags: int, pieces: list[bytes], part_bytes: int, data: st.DataObject
+) -> None:
+    whole = CODEC.data(ring, seq, 5, 6, flags, pieces)
+    size = max(part_bytes, -(-len(whole.content) // 64))
+    made = Codec(NETWORK, ME, LIFE, PART_OVERHEAD_BYTES + size).data(ring, seq, 5, 6, flags, pieces)
+    assert all(len(packet) <= PART_OVERHEAD_BYTES + size for packet in made.packets)
+    assert len({len(packet) for packet in made.packets[:-1]}) <= 1
+    order = data.draw(st.permutations(range(len(made.packets))))
+    same(arrived(made.packets, order), made)
+    assert arrived(made.packets, order[:-1]) is None or len(order) == 1
+    parsed = [PART.parse(body(packet)) for packet in made.packets]
+    assert b"".join(raw.content for raw in parsed) == made.content
+    assert [(raw.part, raw.parts) for raw in parsed] == [
+        (place, len(parsed)) for place in range(len(parsed))
+    ]
+
+
+@given(rings, seqs, rings, seqs, pieces, st.integers(40, 200))
+def test_a_recovered_frame_comes_back_and_is_as_declared(
+    ring: RingId, seq: int, old_ring: RingId, old_seq: int, pieces: list[bytes], part_bytes: int
+) -> None:
+    author = NodeId(9)
+    old = Codec(NETWORK, author, 77).data(old_ring, old_seq, 1, 2, 2, pieces)
+    size = max(part_bytes, -(-len(old.content) // 64) + 1)
+    wrapped = Codec(NETWORK, ME, LIFE, PART_OVERHEAD_BYTES + size).recovered(ring, seq, old)
+    frame = arrived(wrapped.packets)
+    assert isinstance(frame, Recovered)
+    assert (frame.ring, frame.seq) == (ring, seq)
+    same(frame.inner, old)
+    again = CODEC.recovered(ring, seq, frame.inner)  # by somebody who got it in a recovery
+    content = RECOVERED.parse(PART.parse(body(again.packets[0])).content)
+    assert (content.sender, content.life, content.seq) == (author, 77, old_seq)
+    assert (content.ring.seq, content.ring.representative) == old_ring
+    assert content.content == old.content
 
 
 @given(joins())
@@ -133,10 +196,11 @@ def test_the_header_is_as_declared(kind: int, rest: bytes) -> None:
     assert (raw.type, raw.network, raw.sender, raw.life) == (kind, NETWORK, ME, LIFE)
 
 
-GOOD = [
-    CODEC.token(Token(RingId(1, ME), 1, 9, 3, requests=[4, 5])),
-    bytes(CODEC.data(RingId(1, ME), 1, 0, 0, 0, [b"a", b"bcd"]).packet),
-    bytes(CODEC.recovered(RingId(1, ME), 1, b"abc").packet),
+GOOD: list[Any] = [
+    CODEC.token(Token(RingId(1, ME), 1, 9, 3, requests={4: 1, 5: 3})),
+    CODEC.data(RingId(1, ME), 1, 0, 0, 0, [b"a", b"bcd"]).packets[0],
+    CODEC.recovered(RingId(1, ME), 1, CODEC.data(RingId(1, ME), 1, 0, 0, 0, [b"a"])).packets[0],
+    Codec(NETWORK, ME, LIFE, 60).data(RingId(1, ME), 1, 0, 0, 0, [b"a", b"bcd"]).packets[1],
     CODEC.join(Join(ME, LIFE, RingId(1, ME), 1, 1, False, frozenset({ME}), frozenset())),
     CODEC.beacon(Beacon(ME, LIFE, RingId(1, ME), 1, frozenset())),
     CODEC.wake(Wake(RingId(1, ME))),
@@ -190,17 +254,29 @@ def test_another_version_is_told_apart() -> None:
 
 
 RING_BYTES = bytes(7) + b"\1" + bytes(3) + b"\7"
+PART_BYTES = RING_BYTES + bytes(7) + b"\1"  # and then: which part, of how many
+WHOLE = PART_BYTES + b"\0\1"
 LIES = {
     "a token with a huge count": (0, RING_BYTES + bytes(41) + b"\xff\xff"),
     "a token whose aru is beyond its seq": (0, RING_BYTES + bytes(23) + b"\2" + bytes(19)),
-    "data without a piece": (1, RING_BYTES + b"\0" * 7 + b"\1" + bytes(17) + b"\0\0"),
-    "data with a huge count": (1, RING_BYTES + b"\0" * 7 + b"\1" + bytes(17) + b"\xff\xff"),
-    "data with sequence number 0": (1, RING_BYTES + bytes(25) + b"\0\1\0\1x"),
+    "data without a piece": (1, WHOLE + bytes(17) + b"\0\0"),
+    "data with a huge count": (1, WHOLE + bytes(17) + b"\xff\xff"),
+    "data with sequence number 0": (1, RING_BYTES + bytes(8) + b"\0\1" + bytes(18) + b"\1\0\1x"),
+    "a part behind the last": (1, PART_BYTES + b"\2\2x"),
+    "a part of none": (1, PART_BYTES + b"\0\0x"),
+    "a part of too many": (6, PART_BYTES + b"\0\x41x"),
+    "an empty part": (1, PART_BYTES + b"\0\2"),
+    "a recovered frame of nobody": (6, WHOLE + bytes(31) + b"\1" + bytes(18) + b"\1\0\1x"),
+    "a recovered frame without a place": (6, WHOLE + bytes(3) + b"\1" + bytes(60)),
     "a join of a huge count": (3, RING_BYTES + bytes(17) + b"\xff\xff" + bytes(100)),
     "a join from nobody": (3, RING_BYTES + bytes(17) + bytes(6)),
     "a ring number that leaves no room": (2, b"\xff" * 8 + b"\0\0\0\1" + bytes(8) + b"\0\0"),
     "a commit token without members": (4, RING_BYTES + bytes(4) + b"\0\0"),
     "a commit token of endless visits": (4, RING_BYTES + b"\xff" * 4 + b"\0\1\0\0\0\1\0"),
+    "a token that asks twice": (
+        0,
+        RING_BYTES + bytes(15) + b"\5" + bytes(25) + b"\0\2" + (bytes(7) + b"\4" + bytes(8)) * 2,
+    ),
     "a token that leaves no number": (0, RING_BYTES + b"\xff" * 16 + bytes(27)),
     "a type that does not exist": (77, b"x"),
 }

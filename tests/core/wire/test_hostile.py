@@ -25,17 +25,17 @@ from tests.core.wire.frames import (
     wakes,
 )
 from vsync.errors import MalformedPacket
-from vsync.wire import Data, Frame, FrameType, Recovered, Token
-from vsync.wire.data import CONTROL_LANE, DATA, RECOVERED
+from vsync.wire import Data, Frame, FrameType, Part, Recovered, Token
+from vsync.wire.data import CONTROL_LANE, DATA, PART, RECOVERED
 from vsync.wire.header import HEADER, HEADER_BYTES, HEADER_FAST, seal, unseal
 from vsync.wire.token import TOKEN
 
 packets = st.one_of(
     tokens().map(CODEC.token),
     st.builds(
-        lambda ring, seq, index, flags, pieces: bytes(
-            CODEC.data(ring, seq, index, index, flags, pieces).packet
-        ),
+        lambda ring, seq, index, flags, pieces: CODEC.data(
+            ring, seq, index, index, flags, pieces
+        ).packets[0],
         rings,
         seqs,
         uint64,
@@ -43,10 +43,14 @@ packets = st.one_of(
         pieces,
     ),
     st.builds(
-        lambda ring, seq, inner: bytes(CODEC.recovered(ring, seq, inner).packet),
+        lambda ring, seq, index, flags, pieces: CODEC.recovered(
+            ring, seq, CODEC.data(ring, seq, index, index, flags, pieces)
+        ).packets[0],
         rings,
         seqs,
-        st.binary(max_size=60),
+        uint64,
+        st.integers(0, 0x3F),
+        pieces,
     ),
     joins().map(CODEC.join),
     commits().map(CODEC.commit),
@@ -60,7 +64,7 @@ def sealed(kind: int, body: bytes) -> bytes:
     return seal(kind, NETWORK, ME, LIFE, body)
 
 
-def read(packet: bytes) -> Frame | None:
+def read(packet: bytes) -> Frame | Part | None:
     """The frame; None if it is refused. Any other exception is a failure."""
     try:
         return CODEC.decode(packet)[1]
@@ -81,14 +85,12 @@ def test_a_changed_body_is_a_frame_or_refused(packet: bytes, data: st.DataObject
 def test_a_body_cut_short_and_sealed_anew_is_refused(packet: bytes, data: st.DataObject) -> None:
     kind, body = packet[3], packet[HEADER_BYTES:]
     size = data.draw(st.integers(0, len(body) - 1))
-    frame = read(sealed(kind, body[:size]))
-    assert frame is None or kind == FrameType.RECOVERED  # what it wraps has a checksum of its own
+    assert read(sealed(kind, body[:size])) is None
 
 
 @given(packets, st.binary(min_size=1, max_size=40))
 def test_bytes_behind_the_end_are_refused(packet: bytes, more: bytes) -> None:
-    frame = read(sealed(packet[3], packet[HEADER_BYTES:] + more))
-    assert frame is None or packet[3] == FrameType.RECOVERED
+    assert read(sealed(packet[3], packet[HEADER_BYTES:] + more)) is None
 
 
 @given(packets, st.sampled_from(FrameType))
@@ -112,14 +114,26 @@ def agree(kind: int, body: bytes) -> None:
         for name in ("token_seq", "seq", "aru", "aru_owner", "sent", "backlog", "blocked_by"):
             assert raw[name] == getattr(frame, name)
         assert bool(raw.recovering) is frame.recovering
-        assert list(raw.requests) == frame.requests
+        assert {request.seq: request.parts for request in raw.requests} == frame.requests
         assert TOKEN.build(raw) == body
-    elif isinstance(frame, Data):
-        raw = DATA.parse(body)
-        assert (raw.ring.seq, raw.ring.representative) == frame.ring
-        assert (raw.seq, raw.index, raw.counter) == (frame.seq, frame.index, frame.counter)
+    elif isinstance(frame, Part):
+        agree_part(frame, body)
+    elif isinstance(frame, Data | Recovered):
+        part = CODEC.decode_part(sealed(kind, body))
+        agree_part(part, body)
+        content = bytes(part.content)
+        if isinstance(frame, Recovered):
+            raw = RECOVERED.parse(content)
+            assert (raw.ring.seq, raw.ring.representative) == frame.inner.ring
+            inner = frame.inner
+            assert (raw.sender, raw.life, raw.seq) == (inner.sender, inner.life, inner.seq)
+            assert RECOVERED.build(raw) == content
+            frame, content = inner, raw.content
+        assert frame.content == content
+        raw = DATA.parse(content)
+        assert (raw.index, raw.counter) == (frame.index, frame.counter)
         assert tuple(raw.lengths) == frame.lengths
-        assert raw.pieces == bytes(frame.packet)[frame.first_byte :]
+        assert raw.pieces == bytes(frame.buffer)[frame.first_byte :]
         assert raw.flags == (
             frame.guarantee
             | (frame.lane & 3) << 2
@@ -127,12 +141,15 @@ def agree(kind: int, body: bytes) -> None:
             | frame.unfinished << 5
             | (frame.lane == CONTROL_LANE) << 6
         )
-        assert DATA.build(raw) == body
-    elif isinstance(frame, Recovered):
-        raw = RECOVERED.parse(body)
-        assert (raw.ring.seq, raw.ring.representative) == frame.ring
-        assert (raw.seq, raw.packet) == (frame.seq, bytes(frame.inner))
-        assert RECOVERED.build(raw) == body
+        assert DATA.build(raw) == content
+
+
+def agree_part(part: Part, body: bytes) -> None:
+    raw = PART.parse(body)
+    assert (raw.ring.seq, raw.ring.representative) == part.ring
+    assert (raw.seq, raw.part, raw.parts) == (part.seq, part.part, part.parts)
+    assert raw.content == part.content
+    assert PART.build(raw) == body
 
 
 @given(st.binary(min_size=HEADER_BYTES, max_size=HEADER_BYTES), st.booleans())
@@ -151,7 +168,7 @@ def test_the_header_is_read_as_declared(noise: bytes, good: bool) -> None:
 
 COUNTS = {
     "a token's requests": (FrameType.TOKEN, bytes(12 + 41)),
-    "a data frame's pieces": (FrameType.DATA, bytes(12) + bytes(7) + b"\1" + bytes(17)),
+    "a data frame's pieces": (FrameType.DATA, bytes(19) + b"\1\0\1" + bytes(17)),
     "a join's processes": (FrameType.JOIN, bytes(12 + 17)),
     "a join's failed": (FrameType.JOIN, bytes(12 + 17 + 2)),
     "a join's refused": (FrameType.JOIN, bytes(12 + 17 + 4)),

@@ -40,14 +40,12 @@ from vsync.vocabulary import (
     Priority,
 )
 from vsync.wire import (
-    DATA_OVERHEAD_BYTES,
+    DATA_TYPES,
     Beacon,
     Commit,
-    Data,
     Frame,
-    FrameType,
     Join,
-    Recovered,
+    Part,
     Token,
     Wake,
     build_control,
@@ -56,8 +54,6 @@ from vsync.wire.header import Header
 
 TYPE_AT: Final = 3
 """Where a packet has its type; see ``wire.header``."""
-
-DATA_TYPE: Final = int(FrameType.DATA)
 
 PAUSE_SHARE: Final = 0.25
 """A node that is late for its own deadlines by this share of ``token_lost_s`` was stopped, and
@@ -103,7 +99,6 @@ class Engine(Membership):
         self._notices: list[Notice] = []
         self._touched_at = now
         self._handlers: Mapping[type, Callable[[Any, Header, Address, float], None]] = {
-            Recovered: self._on_recovered,
             Join: self._on_join,
             Commit: self._on_commit,
             Beacon: self._on_beacon,
@@ -118,18 +113,18 @@ class Engine(Membership):
         self._notice_pause(now)
         history = now < self._history_until
         tokens: list[tuple[Header, Token]] = []
-        decode, decode_data, take_data = (
+        decode, decode_part, take_part = (
             self._codec.decode,
-            self._codec.decode_data,
-            self._take_data,
+            self._codec.decode_part,
+            self._take_part,
         )
         frames = 0
         for data, source in packets:
             if self.state is State.LEFT:
                 return
             try:
-                if len(data) > DATA_OVERHEAD_BYTES and data[TYPE_AT] == DATA_TYPE:
-                    frames += take_data(decode_data(data))
+                if len(data) > TYPE_AT and data[TYPE_AT] in DATA_TYPES:
+                    frames += take_part(decode_part(data))
                     continue
                 header, frame = decode(data)
             except MalformedPacket as error:
@@ -138,11 +133,9 @@ class Engine(Membership):
             if type(frame) is Token:
                 # Data first, though it came later: it may be what the token would ask for.
                 tokens.append((header, frame))
-            elif type(frame) is Data:
-                frames += take_data(frame)
             elif history and _out_of_date(frame):
                 self.counters.add("dropped_history")  # it waited while we were stopped
-            elif header.sender == self.node and type(frame) is not Recovered:
+            elif header.sender == self.node:
                 self._on_own_number(header, now)
             else:
                 self._handlers[type(frame)](frame, header, source, now)
@@ -395,11 +388,11 @@ class Engine(Membership):
         return self._members
 
     @property
-    def window_frames(self) -> int:
-        """New frames of all nodes in one rotation, as settings and receive buffer allow."""
+    def window_packets(self) -> int:
+        """New packets of all nodes in one rotation, as settings and receive buffer allow."""
         return self._flow.window
 
 
-def _out_of_date(frame: Frame) -> bool:
+def _out_of_date(frame: Frame | Part) -> bool:
     """Whether a frame that waited while we were stopped is mere history. A leave is not."""
     return isinstance(frame, Commit | Beacon) or (isinstance(frame, Join) and not frame.leaving)

@@ -1,4 +1,4 @@
-"""Flow control: how many frames a node may send at one visit of the token.
+"""Flow control: how many packets a node may send at one visit of the token.
 
 Totem's rule (TOCS 1995, section 4.4), with two repairs: nothing here can go below zero, and a
 node with something to send is never starved by the others.
@@ -10,16 +10,16 @@ from vsync.engine.log import AHEAD_MAX
 from vsync.settings import RingSettings
 from vsync.wire.token import Token
 
-FRAME_MEMORY_FACTOR = 2
-"""A received frame takes about twice its bytes of the kernel's receive buffer."""
+PACKET_MEMORY_FACTOR = 2
+"""A received packet takes about twice its bytes of the kernel's receive buffer."""
 
 BUFFER_SHARE = 0.6
 """Of the receive buffer, this share may be filled by one rotation."""
 
 GAP_WINDOWS = 8
-GAP_FRAMES_MIN = 1024
+GAP_PACKETS_MIN = 1024
 GAP_FRAMES_MAX = AHEAD_MAX // 2
-"""Frames that may be sent beyond what everyone is known to have, before sending waits."""
+"""What may be sent beyond what everyone is known to have, before sending waits."""
 
 
 @dataclass(slots=True)
@@ -28,27 +28,27 @@ class Flow:
 
     window: int
     per_visit: int
-    sent_before: int = 0  #: frames that this node sent at its last visit
+    sent_before: int = 0  #: packets that this node sent at its last visit
     backlog_before: int = 0  #: its backlog at its last visit
 
     @classmethod
     def of(cls, settings: RingSettings, packet_bytes: int, buffer_bytes: int) -> "Flow":
         """The windows that the settings and the real receive buffer allow."""
-        fits = int(buffer_bytes * BUFFER_SHARE) // (packet_bytes * FRAME_MEMORY_FACTOR)
-        window = max(1, min(settings.window_frames, fits))
-        return cls(window, min(settings.frames_per_visit, window))
+        fits = int(buffer_bytes * BUFFER_SHARE) // (packet_bytes * PACKET_MEMORY_FACTOR)
+        window = max(1, min(settings.window_packets, fits))
+        return cls(window, min(settings.packets_per_visit, window))
 
     @property
     def gap_max(self) -> int:
-        """How far sequence numbers may run ahead of what is stable."""
-        return min(max(GAP_FRAMES_MIN, GAP_WINDOWS * self.window), GAP_FRAMES_MAX)
+        """How many packets may be held for those who miss some."""
+        return max(GAP_PACKETS_MIN, GAP_WINDOWS * self.window)
 
-    def may_number(self, token: Token, stable: int) -> bool:
+    def may_number(self, token: Token, stable: int, held_packets: int) -> bool:
         """Whether new frames may be numbered, or all must first get what they miss."""
-        return token.seq - stable < self.gap_max
+        return held_packets < self.gap_max and token.seq - stable < GAP_FRAMES_MAX
 
     def allowed(self, token: Token, backlog: int) -> int:
-        """Frames that may be sent now, repeated ones included."""
+        """Packets that may be sent now, repeated ones included."""
         others = max(0, token.sent - self.sent_before)
         ring_backlog = max(0, token.backlog - self.backlog_before) + backlog
         allowed = min(self.per_visit, self.window - others)

@@ -5,20 +5,37 @@ one order; a safe message that is not known to be everywhere holds back all that
 Unordered and FIFO messages overtake.
 """
 
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Final
 
 from vsync.engine.streams import ControlReader, Ordered, Reader, Stream, stream_key
 from vsync.vocabulary import Configuration, Guarantee, NodeId, RingId
-from vsync.wire.data import CONTROL_LANE, Data, Recovered
+from vsync.wire.data import CONTROL_LANE, Data, Part, Recovered
 
 AHEAD_MAX: Final = 2**16
 """A sequence number further than this beyond what was released is not believed."""
+
+PARTIALS_MAX: Final = 1024
+"""Frames of which some parts are here and some are not, at most; parts of more are dropped."""
+
+ALL_PARTS: Final = 2**64 - 1
+"""Asks for a frame of which nothing is here."""
 
 
 # Numbers, not members of the enum, where every frame is compared.
 _AGREED: Final = int(Guarantee.AGREED)
 _SAFE: Final = int(Guarantee.SAFE)
+
+
+@dataclass(slots=True)
+class Partial:
+    """A frame of which some parts are here."""
+
+    packets: list[bytes | memoryview | None]
+    like: tuple[int, int, int, int]  #: type, sender, life and number of parts
+    missing: int  #: how many parts are not here
 
 
 class Log:
@@ -27,6 +44,7 @@ class Log:
     def __init__(self, ring: RingId, reader: Reader, control_reader: ControlReader) -> None:
         self.ring = ring
         self._frames: dict[int, Data | Recovered] = {}
+        self._partials: dict[int, Partial] = {}
         self._streams: dict[int, Stream] = {}
         self._fresh: list[Data] = []
         self._reader = reader
@@ -41,13 +59,45 @@ class Log:
         """Every member has all frames up to this number."""
         self.released = 0
         """Frames up to this number were forgotten."""
+        self.held_packets = 0
+        """Packets of the frames that were not."""
+
+    def add_part(self, part: Part) -> Sequence[bytes | memoryview] | None:
+        """Take in a part of a frame of this ring; all packets of the frame if it was the last.
+
+        None: others are missing, or it is known already, or fits to nothing.
+        """
+        seq = part.seq
+        if not self._wants(seq):
+            return None
+        like = (part.type, part.sender, part.life, part.parts)
+        partial = self._partials.get(seq)
+        if partial is None:
+            if len(self._partials) >= PARTIALS_MAX:
+                return None
+            partial = self._partials[seq] = Partial([None] * part.parts, like, part.parts)
+        elif partial.like != like or partial.packets[part.part] is not None:
+            return None
+        partial.packets[part.part] = part.packet
+        partial.missing -= 1
+        if partial.missing:
+            return None
+        del self._partials[seq]
+        return [packet for packet in partial.packets if packet is not None]
+
+    def _wants(self, seq: int) -> bool:
+        """A frame of that number is not here, and may be believed."""
+        return self.released < seq <= self.released + AHEAD_MAX and seq not in self._frames
 
     def add(self, frame: Data | Recovered) -> bool:
         """Take in a frame of this ring; False if it is known already or beyond belief."""
         seq = frame.seq
-        if seq <= self.released or seq in self._frames or seq > self.released + AHEAD_MAX:
+        if not self._wants(seq):
             return False
         self._frames[seq] = frame
+        self.held_packets += len(frame.packets)
+        if self._partials:
+            self._partials.pop(seq, None)
         if type(frame) is Data and frame.guarantee < _AGREED:
             self._fresh.append(frame)
         if seq > self.high:
@@ -59,20 +109,29 @@ class Log:
             self.aru = seq
         return True
 
-    def packet(self, seq: int) -> bytes | memoryview | None:
-        """The packet of that number, to be sent again; None if it is not here."""
+    def packets(self, seq: int) -> Sequence[bytes | memoryview]:
+        """The packets of that frame, to be sent again; empty if it is not here."""
         frame = self._frames.get(seq)
-        return None if frame is None else frame.packet
+        return () if frame is None else frame.packets
 
-    def missing(self, up_to: int, count_max: int) -> list[int]:
-        """Numbers up to *up_to* that were not received: the lowest *count_max* of them."""
-        missing: list[int] = []
+    def missing(self, up_to: int, count_max: int) -> dict[int, int]:
+        """Frames up to *up_to* that were not received: the lowest *count_max* of them.
+
+        With each, which of its parts: bit 0 for the first.
+        """
+        missing: dict[int, int] = {}
         for seq in range(self.aru + 1, up_to + 1):
             if seq not in self._frames:
                 if len(missing) == count_max:
                     break
-                missing.append(seq)
+                missing[seq] = self._missing_parts(seq)
         return missing
+
+    def _missing_parts(self, seq: int) -> int:
+        partial = self._partials.get(seq)
+        if partial is None:
+            return ALL_PARTS
+        return sum(1 << part for part, packet in enumerate(partial.packets) if packet is None)
 
     def held_above(self, seq: int) -> list[Data]:
         """The data frames held above *seq*, in order: what recovery exchanges."""
@@ -91,7 +150,7 @@ class Log:
         upto = min(self.stable, self.delivered)
         frames = self._frames
         for seq in range(self.released + 1, upto + 1):
-            del frames[seq]
+            self.held_packets -= len(frames.pop(seq).packets)
         self.released = max(self.released, upto)
 
     @property

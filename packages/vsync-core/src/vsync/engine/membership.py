@@ -15,7 +15,6 @@ from vsync.engine.state import State, Trigger
 from vsync.engine.timers import Timer
 from vsync.errors import (
     DuplicateNode,
-    MalformedPacket,
     VsyncError,
 )
 from vsync.events import ConfigurationChanged
@@ -27,7 +26,6 @@ from vsync.vocabulary import (
 from vsync.wire import (
     Beacon,
     Commit,
-    Data,
     Entry,
     Join,
     Recovered,
@@ -357,24 +355,10 @@ class Membership(Ordering):
         self._rotation = Rotation(self.node, log, self._flow, self.counters)
         self._pass_commit(commit, now)
 
-    def _on_recovered(self, frame: Recovered, header: Header, source: Address, now: float) -> None:
-        log = self._open_log
-        if log is None or log.ring != frame.ring or not log.add(frame):
-            self.counters.add("dropped_repeated" if log is not None else "dropped_foreign")
-            return
-        self._unwrap(frame)
-
     def _unwrap(self, frame: Recovered) -> None:
         """An old frame came in its wrapper: it joins the log of the old ring, if that is ours."""
-        attempt = self._attempt
-        if attempt is None:
-            return
-        try:
-            _, inner = self._codec.decode(frame.inner)
-        except MalformedPacket as error:
-            self.counters.add(f"dropped_{error.reason}")
-            return
-        if isinstance(inner, Data) and inner.ring == self._log.ring:
+        attempt, inner = self._attempt, frame.inner
+        if attempt is not None and inner.ring == self._log.ring:
             attempt.seen.add(inner.seq)
             self._log.add(inner)
 

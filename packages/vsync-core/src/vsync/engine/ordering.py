@@ -41,12 +41,11 @@ from vsync.vocabulary import (
 )
 from vsync.wire import (
     CONTROL_LANE,
-    DATA_OVERHEAD_BYTES,
     HEAD_BYTES_MAX,
-    RECOVERED_OVERHEAD_BYTES,
     Codec,
     Commit,
-    Data,
+    Part,
+    Recovered,
     Token,
     Wake,
     network_of,
@@ -86,9 +85,8 @@ class Ordering(ABC):
         self.counters = Counters()
         self._settings = settings
         self._store = store
-        self._codec = Codec(network_of(settings.name), node, life)
-        frame_bytes = packet_bytes_max - DATA_OVERHEAD_BYTES - RECOVERED_OVERHEAD_BYTES
-        self._packer = Packer(frame_bytes)
+        self._codec = Codec(network_of(settings.name), node, life, packet_bytes_max)
+        self._packer = Packer(self._codec.part_bytes, self._codec.parts_max)
         self._flow = Flow.of(settings, packet_bytes_max, receive_buffer_bytes)
         self._reader = Reader(settings.message_bytes_max + HEAD_BYTES_MAX)
         self._control_reader = ControlReader()
@@ -143,6 +141,10 @@ class Ordering(ABC):
         """The exchange is complete: install the ring."""
 
     @abstractmethod
+    def _unwrap(self, frame: Recovered) -> None:
+        """A frame of an old ring came."""
+
+    @abstractmethod
     def _give_up_receiving(self, now: float) -> None:
         """A message that all others have cannot reach us."""
 
@@ -174,16 +176,22 @@ class Ordering(ABC):
 
     # --- receiving and delivering ---------------------------------------------------------------
 
-    def _take_data(self, frame: Data) -> bool:
-        """Take in a data frame; whether it was one that was missing."""
+    def _take_part(self, part: Part) -> bool:
+        """Take in a packet of a frame; whether with it a frame is here that was missing."""
         log = self._open_log
-        if log is None or log.ring != frame.ring:
+        if log is None or log.ring != part.ring:
             self.counters.add("dropped_foreign")
-        elif log.add(frame):
-            return True
-        else:
+            return False
+        packets = log.add_part(part) if part.parts > 1 else (part.packet,)
+        if packets is None:
+            return False
+        frame = self._codec.assemble(part, packets)
+        if not log.add(frame):
             self.counters.add("dropped_repeated")
-        return False
+            return False
+        if type(frame) is Recovered:
+            self._unwrap(frame)
+        return True
 
     def _emit_deliveries(self) -> None:
         """Deliver what the installed ring's log has ripe."""
@@ -249,7 +257,7 @@ class Ordering(ABC):
             visit = self._rotation.work(
                 token,
                 self._next_recovered,
-                len(recovering.queue),
+                recovering.backlog_packets,
                 accelerated=0,
                 now=now,
             )
@@ -263,8 +271,8 @@ class Ordering(ABC):
             visit = self._rotation.work(
                 token,
                 self._next_data,
-                self._packer.backlog_frames,
-                accelerated=settings.accelerated_frames,
+                self._packer.backlog_packets,
+                accelerated=settings.accelerated_packets,
                 now=now,
             )
             self._log.release()
@@ -316,10 +324,10 @@ class Ordering(ABC):
             self._resend_s = min(2 * self._resend_s, self._settings.token_resend_s)
             self._timers.start(Timer.TOKEN_RESEND, now + self._resend_s)
 
-    def _next_data(self, seq: int) -> bytes | memoryview | None:
-        packed = self._packer.take()
+    def _next_data(self, seq: int, packets_max: int) -> Sequence[bytes | memoryview]:
+        packed = self._packer.take(packets_max)
         if packed is None:
-            return None
+            return ()
         log = self._log
         frame = self._codec.data(
             log.ring, seq, packed.frame_index, packed.counter, packed.flags, packed.pieces
@@ -328,22 +336,22 @@ class Ordering(ABC):
         if packed.messages_finished:
             self._numbered.append((seq, packed.messages_finished, frame.lane == CONTROL_LANE))
             self._numbered_messages += packed.messages_finished
-        return frame.packet
+        return frame.packets
 
     def _forget_stable(self) -> None:
         stable = self._log.stable
         while self._numbered and self._numbered[0][0] <= stable:
             self._numbered_messages -= self._numbered.popleft()[1]
 
-    def _next_recovered(self, seq: int) -> bytes | memoryview | None:
+    def _next_recovered(self, seq: int, packets_max: int) -> Sequence[bytes | memoryview]:
         attempt = self._attempt
         assert attempt is not None
         old = attempt.next_frame()
         if old is None:
-            return None
-        frame = self._codec.recovered(attempt.log.ring, seq, old.packet)
+            return ()
+        frame = self._codec.recovered(attempt.log.ring, seq, old)
         attempt.log.add(frame)
-        return frame.packet
+        return frame.packets
 
     # --- an idle ring ---------------------------------------------------------------------------
 

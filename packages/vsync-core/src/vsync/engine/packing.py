@@ -1,9 +1,10 @@
 """Packing: the messages that wait to be sent, and the frames that they are put into.
 
 One lane for the ring's own control messages and one for each priority, served strictly in that
-order. A frame takes messages of one lane and one guarantee; a message that does not fit is cut and
-goes on in this sender's next frame of that lane. A configuration change never leaves half a message
-behind: what was begun on the old ring and not finished there starts again, whole, on the new one.
+order. A frame takes messages of one lane and one guarantee, and the more wait, the longer it is, up
+to what the network takes at once; a message that does not fit is cut and goes on in this sender's
+next frame of that lane. A configuration change never leaves half a message behind: what was begun
+on the old ring and not finished there starts again, whole, on the new one.
 """
 
 from collections import deque
@@ -12,7 +13,14 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from vsync.vocabulary import GroupKey, Guarantee, Priority
-from vsync.wire.data import CONTROL_LANE, PIECES_MAX, flags_of, message_head
+from vsync.wire.data import (
+    CONTROL_LANE,
+    DATA_HEAD_BYTES,
+    PIECES_MAX,
+    RECOVERED_HEAD_BYTES,
+    flags_of,
+    message_head,
+)
 
 PIECE_BYTES_MIN: Final = 64
 """A smaller first piece is not worth its place: the message starts in the next frame."""
@@ -62,10 +70,14 @@ class PackedFrame(NamedTuple):
 
 
 class Packer:
-    """A node's queues. *frame_bytes* is the room that a frame has for pieces and their lengths."""
+    """A node's queues. Frames are made of up to *parts_max* parts of *part_bytes*."""
 
-    def __init__(self, frame_bytes: int) -> None:
-        self._frame_bytes = frame_bytes
+    def __init__(self, part_bytes: int, parts_max: int) -> None:
+        self._part_bytes = part_bytes
+        # The rooms that frames of so many parts have for pieces and their lengths. The longest
+        # frames leave some for the wrapper of recovery.
+        self._rooms = [parts * part_bytes - DATA_HEAD_BYTES for parts in range(1, parts_max + 1)]
+        self._rooms[-1] -= RECOVERED_HEAD_BYTES
         self._lanes = tuple(Lane(number, deque()) for number in _LANES)
         self.lanes_open = LANES_ALL
         """How many of the lanes may send; the others are held."""
@@ -120,26 +132,28 @@ class Packer:
         return len(self._lanes[0].waiting)
 
     @property
-    def backlog_frames(self) -> int:
-        """About how many frames wait in the open lanes; at least 1 while a message does."""
+    def backlog_packets(self) -> int:
+        """About how many packets wait in the open lanes; at least 1 while a message does."""
         if not self.may_send:
             return 0
         waiting = sum(lane.pending_bytes for lane in self._lanes[: self.lanes_open])
-        return 1 + waiting // self._frame_bytes
+        return 1 + waiting // self._part_bytes
 
-    def take(self) -> PackedFrame | None:
-        """The next frame's content, the first open lane first; None when nothing waits there."""
+    def take(self, parts_max: int) -> PackedFrame | None:
+        """The next frame's content, the first open lane first; None when nothing waits there.
+
+        It fits into *parts_max* parts.
+        """
         for lane in self._lanes[: self.lanes_open]:
             if lane.waiting:
-                return self._take_from(lane)
+                return self._take_from(lane, self._rooms[min(parts_max, len(self._rooms)) - 1])
         return None
 
-    def _take_from(self, lane: Lane) -> PackedFrame:
+    def _take_from(self, lane: Lane, room: int) -> PackedFrame:
         waiting = lane.waiting
         counter, _, guarantee = waiting[0]
         continues = lane.offset > 0
         unfinished = False
-        room = self._frame_bytes
         pieces: list[bytes | memoryview] = []
         finished = taken = 0
         while waiting and waiting[0].guarantee is guarantee and len(pieces) < PIECES_MAX:

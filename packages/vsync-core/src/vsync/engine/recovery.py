@@ -106,6 +106,11 @@ class Attempt:
     received_all: bool = False  #: this node has everything of the exchange
     full_visits: int = 0  #: visits in a row at which everyone had everything
 
+    @property
+    def backlog_packets(self) -> int:
+        """About how many packets the queue takes; at least 1 while there is something in it."""
+        return sum(max(1, len(frame.packets)) for frame in self.queue)
+
     def next_frame(self) -> Data | None:
         """The next old frame to send that nobody else has sent."""
         while self.queue:

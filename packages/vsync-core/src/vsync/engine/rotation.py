@@ -5,7 +5,7 @@ may go on before the last of the new frames, which overlaps this node's sending 
 Therefore a missing frame is asked for only if the token had counted it one rotation ago.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,8 +24,9 @@ RESEND_MIN_S: Final = 0.005
 TOKEN_LOST_ROUNDS: Final = 10
 TOKEN_LOST_STRETCH: Final = 4
 
-NextFrame = Callable[[int], bytes | memoryview | None]
-"""Makes the frame with that sequence number, adds it to the log; its packet, None if none waits."""
+NextFrame = Callable[[int, int], Sequence[bytes | memoryview]]
+"""Makes the frame with that sequence number, in up to so many packets if it can be cut, and adds it
+to the log; its packets, none if nothing waits."""
 
 
 @dataclass(slots=True)
@@ -97,21 +98,23 @@ class Rotation:
         allowed = self._flow.allowed(token, backlog)
         self._answer(token, visit, allowed)
         repeated = len(visit.before)
+        room = allowed - repeated
         new: list[bytes | memoryview] = []
-        if self._flow.may_number(token, log.stable):
-            while len(new) < allowed - repeated:
-                packet = next_frame(token.seq + 1)
-                if packet is None:
+        first = token.seq
+        if self._flow.may_number(token, log.stable, log.held_packets):
+            while len(new) < room:
+                packets = next_frame(token.seq + 1, room - len(new))
+                if not packets:
                     break
                 token.seq += 1
-                new.append(packet)
+                new += packets
         split = max(0, len(new) - accelerated)
         visit.before += new[:split]
         visit.after = new[split:]
         if repeated:
-            self._counters.add("frames_repeated", repeated)
+            self._counters.add("packets_repeated", repeated)
         if new:
-            self._counters.add("frames_sent", len(new))
+            self._counters.add("frames_sent", token.seq - first)
         self._flow.update(token, repeated + len(new), max(0, backlog - len(new)))
         self._account(token, now)
         self._request(token)
@@ -127,17 +130,21 @@ class Rotation:
         What is asked for again, though we have just repeated it, is left to the others for a round:
         the path from us to who asks may be cut.
         """
-        unanswered: list[int] = []
+        unanswered: dict[int, int] = {}
         answered: set[int] = set()
-        for seq in token.requests:
-            packet = None
-            if seq not in self._answered and len(visit.before) < allowed:
-                packet = self._log.packet(seq)
-            if packet is None:
-                unanswered.append(seq)
-            else:
+        for seq, wanted in token.requests.items():
+            room = allowed - len(visit.before)
+            packets = self._log.packets(seq) if seq not in self._answered and room > 0 else ()
+            for part, packet in enumerate(packets):
+                if wanted >> part & 1 and room > 0:
+                    visit.before.append(packet)
+                    wanted &= ~(1 << part)
+                    room -= 1
+            if packets:
                 answered.add(seq)
-                visit.before.append(packet)
+                wanted &= (1 << len(packets)) - 1
+            if wanted:
+                unanswered[seq] = wanted
         self._answered = answered
         token.requests = unanswered
 
@@ -155,10 +162,12 @@ class Rotation:
             self.stuck_since = None
 
     def _request(self, token: Token) -> None:
-        room = REQUESTS_MAX - len(token.requests)
-        if room > 0 and self._log.aru < self._seq_passed:
-            asked = set(token.requests)
-            missing = self._log.missing(self._seq_passed, room + len(asked))
-            new = [seq for seq in missing if seq not in asked][:room]
-            token.requests += new
-            self._counters.add("frames_requested", len(new))
+        if self._log.aru >= self._seq_passed:
+            return
+        requests = token.requests
+        for seq, parts in self._log.missing(self._seq_passed, REQUESTS_MAX).items():
+            if seq in requests:
+                requests[seq] |= parts
+            elif len(requests) < REQUESTS_MAX:
+                requests[seq] = parts
+                self._counters.add("frames_requested", 1)

@@ -136,7 +136,7 @@ class ControlReader(Reader):
 
 def pieces_of(frame: Data) -> Iterator[tuple[int, memoryview]]:
     """The pieces of *frame*, each with the counter of its message."""
-    view = memoryview(frame.packet)
+    view = memoryview(frame.buffer)
     start = frame.first_byte
     counter = frame.counter
     for length in frame.lengths:
@@ -200,7 +200,7 @@ class Stream:
     def _in_order(self, frame: Data, configuration: Configuration, out: list[Ordered]) -> None:
         lengths, packet, start, counter = (
             frame.lengths,
-            frame.packet,
+            frame.buffer,
             frame.first_byte,
             frame.counter,
         )

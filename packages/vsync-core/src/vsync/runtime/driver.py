@@ -650,7 +650,7 @@ class Driver:
                 "left": list(configuration.left),
             },
             "transport": {"scheme": self._transport.SCHEME, **transport},
-            "window_frames": engine.window_frames,
+            "window_packets": engine.window_packets,
             "pending_bytes": engine.pending_bytes,
             "unstable": engine.unstable,
             "blocked_by": engine.blocked_by,

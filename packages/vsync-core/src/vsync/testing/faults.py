@@ -209,8 +209,8 @@ def random_settings(random: Random) -> tuple[RingSettings, int]:
     settings = RingSettings(
         transport="simulated",
         preset=random.choice(["lan", "lan", "loopback"]),
-        accelerated_frames=random.choice([0, 32]),
-        window_frames=random.choice([8, 64, 256]),
+        accelerated_packets=random.choice([0, 32]),
+        window_packets=random.choice([8, 64, 256]),
     )
     return settings, random.choice([400, 1472])
 

@@ -5,14 +5,13 @@ is declared with ``construct``; the two hot ones, data and token, also have a ``
 property tests hold equal to the declaration.
 """
 
-from vsync.wire.codec import Codec, Frame
+from vsync.wire.codec import DATA_TYPES, Codec, Frame
 from vsync.wire.control import Beacon, Commit, Entry, Join, Wake
 from vsync.wire.data import (
     CONTROL_LANE,
-    DATA_OVERHEAD_BYTES,
     HEAD_BYTES_MAX,
-    RECOVERED_OVERHEAD_BYTES,
     Data,
+    Part,
     Recovered,
 )
 from vsync.wire.group import (
@@ -30,10 +29,9 @@ from vsync.wire.token import REQUESTS_MAX, Token
 
 __all__ = [
     "CONTROL_LANE",
-    "DATA_OVERHEAD_BYTES",
+    "DATA_TYPES",
     "HEAD_BYTES_MAX",
     "PROTOCOL_VERSION",
-    "RECOVERED_OVERHEAD_BYTES",
     "REQUESTS_MAX",
     "Announce",
     "Beacon",
@@ -48,6 +46,7 @@ __all__ = [
     "JoinGroups",
     "LeaveGroups",
     "Membership",
+    "Part",
     "Recovered",
     "Synchronized",
     "Token",

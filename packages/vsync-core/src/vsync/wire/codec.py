@@ -7,52 +7,80 @@ from vsync.errors import MalformedPacket
 from vsync.vocabulary import NodeId, RingId
 from vsync.wire import control, data, token
 from vsync.wire.control import Beacon, Commit, Join, Wake
-from vsync.wire.data import Data, Recovered, read_data
+from vsync.wire.data import (
+    FRAME_BYTES_MAX,
+    PART_OVERHEAD_BYTES,
+    PARTS_MAX,
+    Data,
+    Part,
+    Recovered,
+)
 from vsync.wire.header import FrameType, Header, Sealer, unseal
 from vsync.wire.token import Token
 
 Frame: TypeAlias = Token | Data | Beacon | Join | Commit | Wake | Recovered
 
-_PARSERS: Final[dict[int, Callable[[Header, Any], Frame]]] = {
+DATA_TYPES: Final = frozenset((int(FrameType.DATA), int(FrameType.RECOVERED)))
+"""Frames that may travel in several packets."""
+
+_PARSERS: Final[dict[int, Callable[[Header, Any], Any]]] = {
     FrameType.TOKEN: token.parse_token,
-    FrameType.DATA: data.parse_data,
     FrameType.BEACON: control.parse_beacon,
     FrameType.JOIN: control.parse_join,
     FrameType.COMMIT: control.parse_commit,
     FrameType.WAKE: control.parse_wake,
-    FrameType.RECOVERED: data.parse_recovered,
 }
 
 
 class Codec:
-    """Speaks for one life of one node on the network of one ring name."""
+    """Speaks for one life of one node on the network of one ring name.
 
-    def __init__(self, network: int, node: NodeId, life: int) -> None:
+    *packet_bytes_max* is how long its packets may be.
+    """
+
+    def __init__(
+        self, network: int, node: NodeId, life: int, packet_bytes_max: int = FRAME_BYTES_MAX
+    ) -> None:
         self._network = network
         self._node = node
         self._life = life
-        self._seal = Sealer(network, node, life).seal
+        self._packet_bytes_max = packet_bytes_max
+        self._sealer = Sealer(network, node, life)
+        self._seal = self._sealer.seal
         self._ring = RingId(0, NodeId(0))
+        self.parts_max = max(1, min(PARTS_MAX, FRAME_BYTES_MAX // packet_bytes_max))
+        """Parts of this node's frames."""
+        self.part_bytes = packet_bytes_max - PART_OVERHEAD_BYTES
+        """What each part carries."""
 
-    def decode(self, packet: bytes | memoryview) -> tuple[Header, Frame]:
-        """Read a packet. Raises MalformedPacket, whatever the bytes are, and nothing else."""
+    def decode(self, packet: bytes | memoryview) -> tuple[Header, Frame | Part]:
+        """Read a packet: a frame, or a part of one that needs others.
+
+        Raises MalformedPacket, whatever the bytes are, and nothing else.
+        """
         header = unseal(packet, self._network)
+        if header.type in DATA_TYPES:
+            part = data.parse_part(header, packet)
+            return header, part if part.parts > 1 else self.assemble(part, [packet])
         parse = _PARSERS.get(header.type)
         if parse is None:
             raise MalformedPacket("malformed", f"frame type {header.type} is unknown")
         return header, parse(header, packet)
 
-    def decode_data(self, packet: bytes | memoryview) -> Data:
-        """As ``decode``, for a packet that says that it is a data packet: the frame alone.
+    def decode_part(self, packet: bytes | memoryview) -> Part:
+        """As ``decode``, for a packet that says that it is of a data or recovered frame.
 
         Such packets come by the ten thousand a second, so this makes nothing that they do not need.
         """
-        frame = read_data(packet, self._network, self._ring)
-        if frame is None:
-            header = unseal(packet, self._network)
-            return data.parse_data(header, packet)
-        self._ring = frame.ring
-        return frame
+        part = data.read_part(packet, self._network, self._ring)
+        if part is None:
+            return data.parse_part(unseal(packet, self._network), packet)
+        self._ring = part.ring
+        return part
+
+    def assemble(self, part: Part, packets: Sequence[bytes | memoryview]) -> Data | Recovered:
+        """The frame of which *part* is one and *packets* are all. Raises MalformedPacket."""
+        return data.parse_frame(part, packets)
 
     def data(
         self,
@@ -63,15 +91,31 @@ class Codec:
         flags: int,
         pieces: Sequence[bytes | memoryview],
     ) -> Data:
-        """A data frame of this node, with its packet."""
-        body, lengths = data.build_data(ring, seq, index, counter, flags, pieces)
-        packet = self._seal(FrameType.DATA, body)
-        return Data(self._node, self._life, ring, seq, index, counter, flags, lengths, packet)
+        """A data frame of this node, with its packets."""
+        content, lengths = data.build_data(index, counter, flags, pieces)
+        packets = self._cut(FrameType.DATA, ring, seq, content)
+        first_byte = data.DATA_HEAD_BYTES + 2 * len(lengths)
+        return Data(
+            self._node,
+            self._life,
+            ring,
+            seq,
+            index,
+            counter,
+            flags,
+            lengths,
+            content,
+            first_byte,
+            packets,
+        )
 
-    def recovered(self, ring: RingId, seq: int, inner: bytes | memoryview) -> Recovered:
-        """A wrapped old frame, with its packet."""
-        packet = self._seal(FrameType.RECOVERED, data.build_recovered(ring, seq, inner))
-        return Recovered(self._node, self._life, ring, seq, inner, packet)
+    def recovered(self, ring: RingId, seq: int, inner: Data) -> Recovered:
+        """A wrapped old frame, with its packets."""
+        content = data.build_recovered(inner)
+        return Recovered(ring, seq, inner, self._cut(FrameType.RECOVERED, ring, seq, content))
+
+    def _cut(self, kind: FrameType, ring: RingId, seq: int, content: bytes) -> list[bytes]:
+        return data.cut(self._sealer, kind, ring, seq, content, self._packet_bytes_max)
 
     def token(self, frame: Token) -> bytes:
         """A token's packet."""

@@ -1,5 +1,10 @@
 """Data frames: messages on their way, packed several to a frame or cut over several frames.
 
+The ring orders frames; the network carries packets. A frame travels in 1 to 64 packets, its
+*parts*: what a packet costs hardly depends on its size, and what a frame costs does not either, so
+where much waits a frame is as long as a whole burst of packets. Each part is complete in itself,
+with a checksum of its own: what is lost is asked for, and repeated, part by part.
+
 All messages of one frame have the same guarantee and priority, so the frame is what is ordered.
 A message's bytes on the wire are its head (a byte that counts its groups, the number of the session
 that sent it, the groups' keys) and the payload. The ring's own messages, which are about groups
@@ -41,9 +46,9 @@ from vsync.wire.header import (
     MAGIC,
     PROTOCOL_VERSION,
     RING,
-    RING_BYTES,
     FrameType,
     Header,
+    Sealer,
 )
 
 CONTINUES: Final = 0x10  #: the first piece goes on with the message that the frame before left open
@@ -54,9 +59,22 @@ _FLAGS_KNOWN: Final = 0x7F
 CONTROL_LANE: Final = len(Priority)
 """Where control frames queue and count, apart from the messages of all priorities."""
 
-DATA = Struct(
+PARTS_MAX: Final = 64
+"""Parts of a frame, at most: a bitmap of them is one number in the token."""
+
+FRAME_BYTES_MAX: Final = 65_000
+"""About what kernels take and give in one call; with headers and all, a frame is not longer."""
+
+PART = Struct(
     "ring" / RING,
-    "seq" / Int64ub,  # place in the ring's total order
+    "seq" / Int64ub,  # the frame's place in the ring's total order
+    "part" / Int8ub,  # which part of the frame this is, from 0
+    "parts" / Int8ub,  # how many there are, from 1 to 64
+    "content" / GreedyBytes,  # of the frame; put together, what DATA or RECOVERED declares
+)
+"""The declaration of the body of a packet of a data frame, or of a recovered one."""
+
+DATA = Struct(
     "index" / Int64ub,  # the sender's own count of its frames of this lane on this ring
     "counter" / Int64ub,  # number of the first message (or piece) within sender, life and lane
     "flags" / Int8ub,  # bits 0-1 guarantee, 2-3 priority, 4 continues, 5 unfinished, 6 control
@@ -65,23 +83,31 @@ DATA = Struct(
     "pieces" / Bytes(lambda context: sum(context.lengths)),
     Terminated,
 )
-"""The declaration of the body of a data packet; ``DATA_FAST`` is its twin."""
+"""The declaration of a data frame's content; ``DATA_FAST`` is its twin."""
 
-DATA_FAST: Final = struct.Struct(">QIQQQBH")
-_PACKET_FAST: Final = struct.Struct(HEADER_FAST.format + DATA_FAST.format.removeprefix(">"))
+PART_FAST: Final = struct.Struct(">QIQBB")
+DATA_FAST: Final = struct.Struct(">QQBH")
+_PACKET_FAST: Final = struct.Struct(HEADER_FAST.format + PART_FAST.format.removeprefix(">"))
 _DATA_TYPE: Final = int(FrameType.DATA)
+_RECOVERED_TYPE: Final = int(FrameType.RECOVERED)
 _AGREED: Final = int(Guarantee.AGREED)
-DATA_OVERHEAD_BYTES: Final = HEADER_BYTES + DATA_FAST.size
-"""Bytes of a data packet before its table of lengths (two bytes a piece)."""
+PART_OVERHEAD_BYTES: Final = HEADER_BYTES + PART_FAST.size
+"""Bytes of a packet before its part of the content."""
+DATA_HEAD_BYTES: Final = DATA_FAST.size
+"""Bytes of a data frame's content before its table of lengths (two bytes a piece)."""
 
 RECOVERED = Struct(
-    "ring" / RING,  # the ring being formed
-    "seq" / Int64ub,  # place in that ring's order
-    "packet" / GreedyBytes,  # the old ring's data packet, as it was
+    "sender" / Int32ub,  # the old frame's author
+    "life" / Int64ub,
+    "ring" / RING,  # the old ring
+    "seq" / Int64ub,  # place in the old ring's order
+    "content" / GreedyBytes,  # the old frame's
 )
-RECOVERED_FAST: Final = struct.Struct(">QIQ")
-RECOVERED_OVERHEAD_BYTES: Final = HEADER_BYTES + RING_BYTES + 8
-"""What the wrapper of recovery adds; data packets leave room for it."""
+"""The declaration of a recovered frame's content; ``RECOVERED_FAST`` is its twin."""
+
+RECOVERED_FAST: Final = struct.Struct(">IQQIQ")
+RECOVERED_HEAD_BYTES: Final = RECOVERED_FAST.size
+"""What the wrapper of recovery adds; the longest data frames leave room for it."""
 
 MESSAGE_HEAD = Struct(
     "groups_count" / Int8ub,
@@ -107,13 +133,32 @@ def _read_flags(flags: int) -> tuple[int, int, bool, bool]:
 _FLAGS: Final = tuple(map(_read_flags, range(256)))
 
 
+class Part(NamedTuple):
+    """One of several packets of a frame, or the only one."""
+
+    type: int
+    sender: NodeId
+    life: int
+    ring: RingId
+    seq: int
+    part: int
+    parts: int
+    packet: bytes | memoryview
+
+    @property
+    def content(self) -> memoryview:
+        """Its part of the frame's content."""
+        return memoryview(self.packet)[PART_OVERHEAD_BYTES:]
+
+
 class Data:
-    """One data frame, and the packet that it came in or goes out as.
+    """One data frame, and the packets that it came in or goes out as.
 
     Not a frozen dataclass: it is made once a frame in the hot path. Nobody changes it.
     """
 
     __slots__ = (
+        "buffer",
         "continues",
         "counter",
         "first_byte",
@@ -122,7 +167,7 @@ class Data:
         "lane",
         "lengths",
         "life",
-        "packet",
+        "packets",
         "ring",
         "sender",
         "seq",
@@ -139,7 +184,9 @@ class Data:
         counter: int,
         flags: int,
         lengths: tuple[int, ...],
-        packet: bytes | memoryview,
+        buffer: bytes | memoryview,
+        first_byte: int,
+        packets: Sequence[bytes | memoryview],
     ) -> None:
         self.sender = sender
         self.life = life
@@ -149,22 +196,32 @@ class Data:
         self.counter = counter
         self.guarantee, self.lane, self.continues, self.unfinished = _FLAGS[flags]
         self.lengths = lengths
-        self.first_byte = DATA_OVERHEAD_BYTES + 2 * len(lengths)
-        self.packet = packet
+        self.buffer = buffer
+        self.first_byte = first_byte
+        self.packets = packets
+
+    @property
+    def content(self) -> memoryview:
+        """What the packets carry together."""
+        before = DATA_HEAD_BYTES + 2 * len(self.lengths)
+        return memoryview(self.buffer)[self.first_byte - before :]
 
     def __repr__(self) -> str:
         return f"Data(ring={self.ring}, seq={self.seq}, sender={self.sender}, index={self.index})"
 
 
-class Recovered(NamedTuple):
+class Recovered:
     """A data frame of an old ring, wrapped into the order of the ring being formed."""
 
-    sender: NodeId
-    life: int
-    ring: RingId
-    seq: int
-    inner: bytes | memoryview
-    packet: bytes | memoryview
+    __slots__ = ("inner", "packets", "ring", "seq")
+
+    def __init__(
+        self, ring: RingId, seq: int, inner: Data, packets: Sequence[bytes | memoryview]
+    ) -> None:
+        self.ring = ring
+        self.seq = seq
+        self.inner = inner
+        self.packets = packets
 
 
 class MessageHead(NamedTuple):
@@ -186,27 +243,46 @@ def flags_of(guarantee: int, lane: int, *, continues: bool, unfinished: bool) ->
 
 
 def build_data(
-    ring: RingId,
-    seq: int,
-    index: int,
-    counter: int,
-    flags: int,
-    pieces: Sequence[bytes | memoryview],
+    index: int, counter: int, flags: int, pieces: Sequence[bytes | memoryview]
 ) -> tuple[bytes, tuple[int, ...]]:
-    """The body of a data packet, and its table of lengths."""
+    """The content of a data frame, and its table of lengths."""
     lengths = tuple(map(len, pieces))
-    head = DATA_FAST.pack(ring[0], ring[1], seq, index, counter, flags, len(lengths))
+    head = DATA_FAST.pack(index, counter, flags, len(lengths))
     return b"".join((head, _TABLES[len(lengths)].pack(*lengths), *pieces)), lengths
 
 
-def read_data(packet: bytes | memoryview, network: int, known: RingId) -> Data | None:
-    """Read a good data packet of *network*, header and all, at once; None if it is anything else.
+def build_recovered(frame: Data) -> bytes:
+    """The content of a recovered frame."""
+    head = RECOVERED_FAST.pack(frame.sender, frame.life, *frame.ring, frame.seq)
+    return b"".join((head, frame.content))
 
-    *known* is a ring that it is likely to be of, so that not every frame has a copy of that. What
-    is no good, ``unseal`` and ``parse_data`` can say why.
+
+def cut(
+    sealer: Sealer, kind: FrameType, ring: RingId, seq: int, content: bytes, packet_bytes_max: int
+) -> list[bytes]:
+    """The packets that carry a frame's *content*, each of up to *packet_bytes_max*."""
+    size = packet_bytes_max - PART_OVERHEAD_BYTES
+    count = -(-len(content) // size)
+    view = memoryview(content)
+    pack, seal = PART_FAST.pack, sealer.seal
+    ring_seq, representative = ring
+    return [
+        seal(
+            kind,
+            pack(ring_seq, representative, seq, part, count),
+            view[part * size : (part + 1) * size],
+        )
+        for part in range(count)
+    ]
+
+
+def read_part(packet: bytes | memoryview, network: int, known: RingId) -> Part | None:
+    """Read a good packet of a data or recovered frame of *network*, header and all, at once.
+
+    None if it is anything else; ``unseal`` and ``parse_part`` can say why. *known* is a ring that
+    it is likely to be of, so that not every packet has a copy of that.
     """
-    size = len(packet)
-    if size < DATA_OVERHEAD_BYTES:
+    if len(packet) <= PART_OVERHEAD_BYTES:
         return None
     (
         magic,
@@ -219,84 +295,84 @@ def read_data(packet: bytes | memoryview, network: int, known: RingId) -> Data |
         ring_seq,
         representative,
         seq,
-        index,
-        counter,
-        flags,
-        count,
+        part,
+        parts,
     ) = _PACKET_FAST.unpack_from(packet)
     if (
         magic != MAGIC
         or version != PROTOCOL_VERSION
-        or frame_type != _DATA_TYPE
+        or (frame_type != _DATA_TYPE and frame_type != _RECOVERED_TYPE)
         or crc32(memoryview(packet)[CHECKED_FROM:]) != checksum
         or its_network != network
         or sender == 0
-        or not 0 < count <= PIECES_MAX
-        or flags & ~_FLAGS_KNOWN
-        or (flags & CONTROL and flags & 0x0F != _AGREED)
         or seq == 0
-        or size < DATA_OVERHEAD_BYTES + 2 * count
+        or part >= parts
+        or parts > PARTS_MAX
     ):
-        return None
-    lengths = _TABLES[count].unpack_from(packet, DATA_OVERHEAD_BYTES)
-    if sum(lengths) != size - DATA_OVERHEAD_BYTES - 2 * count or 0 in lengths:
         return None
     if known[0] == ring_seq and known[1] == representative:
         ring = known
     else:
         ring = RingId(ring_seq, representative)
-    return Data(sender, life, ring, seq, index, counter, flags, lengths, packet)
+    return tuple.__new__(Part, (frame_type, sender, life, ring, seq, part, parts, packet))
 
 
-def parse_data(header: Header, packet: bytes | memoryview) -> Data:
-    """Read a data packet whose header was checked. Raises MalformedPacket."""
-    size = len(packet)
-    if size < DATA_OVERHEAD_BYTES:
-        raise MalformedPacket("truncated", "a data packet ends within its fixed part")
-    ring_seq, representative, seq, index, counter, flags, count = DATA_FAST.unpack_from(
-        packet, HEADER_BYTES
-    )
-    if not 0 < count <= PIECES_MAX or flags & ~_FLAGS_KNOWN or seq == 0:
-        raise MalformedPacket("malformed", "a data packet has impossible fields")
-    if flags & CONTROL and flags & 0x0F != Guarantee.AGREED:
+def parse_part(header: Header, packet: bytes | memoryview) -> Part:
+    """Read a packet of a data or recovered frame; its header is checked. Raises MalformedPacket."""
+    if len(packet) <= PART_OVERHEAD_BYTES:
+        raise MalformedPacket("truncated", "a part of a frame ends before its content")
+    ring_seq, representative, seq, part, parts = PART_FAST.unpack_from(packet, HEADER_BYTES)
+    if seq == 0 or part >= parts or parts > PARTS_MAX:
+        raise MalformedPacket("malformed", "a part of a frame has impossible fields")
+    ring = RingId(ring_seq, NodeId(representative))
+    return Part(header.type, header.sender, header.life, ring, seq, part, parts, packet)
+
+
+def parse_frame(part: Part, packets: Sequence[bytes | memoryview]) -> Data | Recovered:
+    """The frame that came in *packets*, of which *part* is one. Raises MalformedPacket."""
+    buffer, start = part.packet, PART_OVERHEAD_BYTES
+    if part.parts > 1:
+        buffer, start = b"".join([packet[PART_OVERHEAD_BYTES:] for packet in packets]), 0
+    if part.type == _DATA_TYPE:
+        return parse_data(part.sender, part.life, part.ring, part.seq, buffer, start, packets)
+    if len(buffer) - start < RECOVERED_HEAD_BYTES:
+        raise MalformedPacket("truncated", "a recovered frame ends within its head")
+    sender, life, ring_seq, representative, seq = RECOVERED_FAST.unpack_from(buffer, start)
+    if sender == 0 or seq == 0:
+        raise MalformedPacket("malformed", "a recovered frame has impossible fields")
+    ring = RingId(ring_seq, NodeId(representative))
+    start += RECOVERED_HEAD_BYTES
+    inner = parse_data(NodeId(sender), life, ring, seq, buffer, start, ())
+    return Recovered(part.ring, part.seq, inner, packets)
+
+
+def parse_data(
+    sender: NodeId,
+    life: int,
+    ring: RingId,
+    seq: int,
+    buffer: bytes | memoryview,
+    start: int,
+    packets: Sequence[bytes | memoryview],
+) -> Data:
+    """The data frame whose content stands in *buffer* from *start* on. Raises MalformedPacket."""
+    size = len(buffer)
+    if size < start + DATA_HEAD_BYTES:
+        raise MalformedPacket("truncated", "a data frame ends within its head")
+    index, counter, flags, count = DATA_FAST.unpack_from(buffer, start)
+    if not 0 < count <= PIECES_MAX or flags & ~_FLAGS_KNOWN:
+        raise MalformedPacket("malformed", "a data frame has impossible fields")
+    if flags & CONTROL and flags & 0x0F != _AGREED:
         raise MalformedPacket("malformed", "a control frame is agreed and has no priority")
-    if size < DATA_OVERHEAD_BYTES + 2 * count:
-        raise MalformedPacket("truncated", "a data packet ends within its table of lengths")
-    lengths = _TABLES[count].unpack_from(packet, DATA_OVERHEAD_BYTES)
-    if sum(lengths) != size - DATA_OVERHEAD_BYTES - 2 * count or 0 in lengths:
-        raise MalformedPacket("malformed", "a data packet's lengths do not add up")
+    start += DATA_HEAD_BYTES
+    first_byte = start + 2 * count
+    if size < first_byte:
+        raise MalformedPacket("truncated", "a data frame ends within its table of lengths")
+    lengths = _TABLES[count].unpack_from(buffer, start)
+    if sum(lengths) != size - first_byte or 0 in lengths:
+        raise MalformedPacket("malformed", "a data frame's lengths do not add up")
     return Data(
-        header.sender,
-        header.life,
-        RingId(ring_seq, NodeId(representative)),
-        seq,
-        index,
-        counter,
-        flags,
-        lengths,
-        packet,
-    )
-
-
-def build_recovered(ring: RingId, seq: int, inner: bytes | memoryview) -> bytes:
-    """The body of a recovered packet."""
-    return RECOVERED_FAST.pack(ring[0], ring[1], seq) + inner
-
-
-def parse_recovered(header: Header, packet: bytes | memoryview) -> Recovered:
-    """Read a recovered packet whose header was checked. Raises MalformedPacket."""
-    if len(packet) < RECOVERED_OVERHEAD_BYTES:
-        raise MalformedPacket("truncated", "a recovered packet ends within its fixed part")
-    ring_seq, representative, seq = RECOVERED_FAST.unpack_from(packet, HEADER_BYTES)
-    if seq == 0:
-        raise MalformedPacket("malformed", "a recovered packet has sequence number 0")
-    return Recovered(
-        header.sender,
-        header.life,
-        RingId(ring_seq, NodeId(representative)),
-        seq,
-        memoryview(packet)[RECOVERED_OVERHEAD_BYTES:],
-        packet,
+        sender, life, ring, seq, index, counter, flags, lengths, buffer, first_byte, packets
     )
 
 

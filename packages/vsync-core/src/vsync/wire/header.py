@@ -24,12 +24,12 @@ class FrameType(IntEnum):
     """The fourth byte of a packet."""
 
     TOKEN = 0  #: the right to send, passed from node to node
-    DATA = 1  #: messages, whole or in pieces
+    DATA = 1  #: messages, whole or in pieces; a frame, or a part of one
     BEACON = 2  #: a representative says that its ring exists
     JOIN = 3  #: who I think is here (or: I am leaving)
     COMMIT = 4  #: the proposed ring, on its two rounds
     WAKE = 5  #: someone has something to send: release the held token
-    RECOVERED = 6  #: a data packet of an old ring, exchanged while recovering
+    RECOVERED = 6  #: a data frame of an old ring, exchanged while recovering
 
 
 HEADER = Struct(
@@ -75,10 +75,11 @@ class Sealer:
         self._fields = (network, sender, life)
         self._checksum = zlib.crc32(_CHECKED.pack(network, sender, life))
 
-    def seal(self, frame_type: int, body: bytes) -> bytes:
-        """The packet of *body*."""
-        checksum = zlib.crc32(body, self._checksum)
-        return HEADER_FAST.pack(MAGIC, PROTOCOL_VERSION, frame_type, checksum, *self._fields) + body
+    def seal(self, frame_type: int, body: bytes, rest: bytes | memoryview = b"") -> bytes:
+        """The packet of *body*, which *rest* is the end of."""
+        checksum = zlib.crc32(rest, zlib.crc32(body, self._checksum))
+        head = HEADER_FAST.pack(MAGIC, PROTOCOL_VERSION, frame_type, checksum, *self._fields)
+        return b"".join((head, body, rest))
 
 
 def seal(frame_type: int, network: int, sender: int, life: int, body: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
 from construct import Int8ub, Int16ub, Int32ub, Int64ub, PrefixedArray, Struct, Terminated
@@ -10,8 +11,8 @@ from vsync.errors import MalformedPacket
 from vsync.vocabulary import NodeId, RingId
 from vsync.wire.header import HEADER_BYTES, RING, Header
 
-REQUESTS_MAX: Final = 128
-"""Sequence numbers asked for at once: keeps a token within one packet of any network."""
+REQUESTS_MAX: Final = 64
+"""Frames asked for at once: keeps a token within one packet of any network."""
 
 TOKEN = Struct(
     "ring" / RING,
@@ -19,17 +20,24 @@ TOKEN = Struct(
     "seq" / Int64ub,  # highest sequence number given out on this ring
     "aru" / Int64ub,  # all received up to: lowest met since it was last raised
     "aru_owner" / Int32ub,  # the node that lowered aru and alone may raise it; 0: nobody
-    "sent" / Int32ub,  # frames sent in the last rotation, repeated ones included
-    "backlog" / Int32ub,  # frames waiting at all nodes together
+    "sent" / Int32ub,  # packets sent in the last rotation, repeated ones included
+    "backlog" / Int32ub,  # packets waiting at all nodes together
     "blocked_by" / Int32ub,  # a node whose application is too slow for the ring; 0: nobody
     "recovering" / Int8ub,  # 1: someone still has old-ring messages to exchange
-    "requests" / PrefixedArray(Int16ub, Int64ub),  # sequence numbers that somebody misses
+    "requests"
+    / PrefixedArray(
+        Int16ub,
+        Struct(
+            "seq" / Int64ub,  # of a frame that somebody misses
+            "parts" / Int64ub,  # which of its parts: bit 0 for the first
+        ),
+    ),
     Terminated,
 )
 """The declaration of the body of a token packet; ``TOKEN_FAST`` is its twin."""
 
 TOKEN_FAST: Final = struct.Struct(">QIQQQIIIIBH")
-_REQUESTS: Final = [struct.Struct(f">{count}Q") for count in range(REQUESTS_MAX + 1)]
+_REQUESTS: Final = [struct.Struct(f">{2 * count}Q") for count in range(REQUESTS_MAX + 1)]
 SEQ_LIMIT: Final = 2**63
 """No ring counts that far; a token that claims it was made to break something."""
 
@@ -49,7 +57,8 @@ class Token:
     backlog: int = 0
     blocked_by: int = 0
     recovering: bool = False
-    requests: list[int] = field(default_factory=list)
+    requests: dict[int, int] = field(default_factory=dict)
+    """Frames that somebody misses, and which parts of them: bit 0 for the first."""
 
 
 def build_token(token: Token) -> bytes:
@@ -66,7 +75,7 @@ def build_token(token: Token) -> bytes:
         token.blocked_by,
         token.recovering,
         len(token.requests),
-    ) + _REQUESTS[len(token.requests)].pack(*token.requests)
+    ) + _REQUESTS[len(token.requests)].pack(*chain.from_iterable(token.requests.items()))
 
 
 def parse_token(header: Header, packet: bytes | memoryview) -> Token:
@@ -87,15 +96,16 @@ def parse_token(header: Header, packet: bytes | memoryview) -> Token:
         recovering,
         count,
     ) = TOKEN_FAST.unpack_from(packet, HEADER_BYTES)
-    if count > REQUESTS_MAX or size != HEADER_BYTES + TOKEN_FAST.size + 8 * count:
+    if count > REQUESTS_MAX or size != HEADER_BYTES + TOKEN_FAST.size + 16 * count:
         raise MalformedPacket("malformed", f"a token claims {count} requests in {size} bytes")
     if seq > SEQ_LIMIT or token_seq > SEQ_LIMIT:
         raise MalformedPacket("malformed", "a token's numbers leave no room for the next")
     if aru > seq or recovering > 1:
         raise MalformedPacket("malformed", f"a token has aru {aru} beyond seq {seq}")
-    requests = _REQUESTS[count].unpack_from(packet, HEADER_BYTES + TOKEN_FAST.size)
-    if any(request > seq for request in requests):
-        raise MalformedPacket("malformed", "a token asks beyond its own seq")
+    asked = _REQUESTS[count].unpack_from(packet, HEADER_BYTES + TOKEN_FAST.size)
+    requests = dict(zip(asked[::2], asked[1::2], strict=True))
+    if len(requests) < count or any(request > seq for request in requests):
+        raise MalformedPacket("malformed", "a token asks twice, or beyond its own seq")
     return Token(
         RingId(ring_seq, NodeId(representative)),
         token_seq,
@@ -106,5 +116,5 @@ def parse_token(header: Header, packet: bytes | memoryview) -> Token:
         backlog,
         blocked_by,
         bool(recovering),
-        list(requests),
+        requests,
     )
