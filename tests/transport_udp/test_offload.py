@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vsync_transport_udp.offload import joined, segment_bytes_of, split
+from vsync.transport import Train
+from vsync_transport_udp.offload import joined, segment_bytes_of
 
 packet_lists = st.lists(st.sampled_from([0, 1, 3, 3, 3, 7, 7, 20]), max_size=60).map(
     lambda sizes: [bytes([number % 256]) * size for number, size in enumerate(sizes)]
@@ -13,7 +14,7 @@ packet_lists = st.lists(st.sampled_from([0, 1, 3, 3, 3, 7, 7, 20]), max_size=60)
 
 
 def as_the_kernel_cuts(run: Sequence[bytes]) -> list[bytes]:
-    return list(split(b"".join(run), len(run[0])))
+    return [bytes(packet) for packet in Train(b"".join(run), len(run[0]) or 1)] or [b""]
 
 
 @given(packet_lists, st.integers(1, 100), st.integers(1, 12))
@@ -32,13 +33,6 @@ def test_equal_packets_need_as_few_runs_as_can_be(size: int, count: int) -> None
     runs = list(joined([bytes(size)] * count, bytes_max=65_493, segments_max=128))
     full = min(128, 65_493 // size)
     assert len(runs) == -(-count // full)
-
-
-@given(st.binary(max_size=300), st.integers(-1, 310))
-def test_splitting_loses_nothing(data: bytes, segment_bytes: int) -> None:
-    pieces = split(data, segment_bytes)
-    assert b"".join(pieces) == data
-    assert all(len(piece) == segment_bytes for piece in pieces[:-1])
 
 
 @given(st.lists(st.tuples(st.integers(), st.integers(), st.binary(max_size=8)), max_size=4))

@@ -150,7 +150,7 @@ def test_a_frame_is_here_with_its_last_part_and_its_missing_ones_are_asked_for()
     assert log.add_part(parts[2]) is log.add_part(parts[0]) is log.add_part(parts[2]) is None
     assert log.missing(1, 9) == {1: 0b1010}
     assert log.add_part(parts[3]) is None
-    assert log.add_part(parts[1]) == [part.packet for part in parts]
+    assert log.add_part(parts[1]) == [part.packets[0] for part in parts]
     assert log.missing(1, 9) == {1: ALL_PARTS}  # until the frame that they are is added
 
 

@@ -121,7 +121,7 @@ def agree(kind: int, body: bytes) -> None:
     elif isinstance(frame, Data | Recovered):
         part = CODEC.decode_part(sealed(kind, body))
         agree_part(part, body)
-        content = bytes(part.content)
+        content = part.content
         if isinstance(frame, Recovered):
             raw = RECOVERED.parse(content)
             assert (raw.ring.seq, raw.ring.representative) == frame.inner.ring

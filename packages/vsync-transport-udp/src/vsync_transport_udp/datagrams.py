@@ -7,10 +7,10 @@ large packets may be, and what is said of buffers that are too small.
 import errno
 import socket
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from vsync.transport import Address, Packet
+from vsync.transport import Address, Arrival, Packet, Train
 from vsync_transport_udp import interfaces, offload, sockets
 from vsync_transport_udp.interfaces import InterfaceAddress
 from vsync_transport_udp.settings import SettingsSockets
@@ -37,6 +37,17 @@ _INTERFACE_TROUBLE: Final = frozenset(
     )
 )
 _MSG_TRUNC: Final = socket.MSG_TRUNC
+
+
+def flat(batch: Sequence[Packet | Arrival]) -> list[Packet]:
+    """The packets of *batch* one by one."""
+    packets: list[Packet] = []
+    for data, source in batch:
+        if isinstance(data, Train):
+            packets += [Packet(piece, source) for piece in data]
+        else:
+            packets.append(Packet(data, source))
+    return packets
 
 
 class Datagrams:
@@ -130,17 +141,23 @@ class Datagrams:
 
     def _send_joined(self, packets: Sequence[bytes | memoryview], destination: Any) -> None:
         assert self.sender is not None
-        runs = offload.joined(
-            packets,
-            bytes_max=offload.GSO_BYTES_MAX[self._version],
-            segments_max=self._segments_max,
-        )
+        bytes_max, segments_max = offload.GSO_BYTES_MAX[self._version], self._segments_max
+        runs: Iterable[Sequence[bytes | memoryview]]
+        if (
+            type(packets) is Train
+            and len(packets.buffer) <= bytes_max
+            and len(packets) <= segments_max
+        ):
+            runs = (packets,)
+        else:
+            runs = offload.joined(packets, bytes_max=bytes_max, segments_max=segments_max)
         for run in runs:
             if len(run) == 1 or not self.gso:
                 self._send_each(run, destination)
                 continue
+            buffers = (run.buffer,) if type(run) is Train else run
             try:
-                self.sender.sendmsg(run, offload.segment_ancillary(len(run[0])), 0, destination)
+                self.sender.sendmsg(buffers, offload.segment_ancillary(len(run[0])), 0, destination)
             except OSError as error:
                 if error.errno in (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP):
                     self._send_refused(run, destination)
@@ -187,12 +204,13 @@ class Datagrams:
 
     # Receiving
 
-    def drain(self, receiver: socket.socket, batch: list[Packet]) -> None:
+    def drain(self, receiver: socket.socket, batch: list[Packet | Arrival]) -> None:
         """Add what waits in *receiver* to *batch*, up to a bound; leave out what is one's own."""
         recvmsg = receiver.recvmsg
         own = self.own
+        packets = 0
         for _ in range(BATCH_PACKETS_MAX):
-            if len(batch) >= BATCH_PACKETS_MAX:
+            if packets >= BATCH_PACKETS_MAX:
                 return
             try:
                 data, ancillary, flags, source = recvmsg(
@@ -211,11 +229,13 @@ class Datagrams:
                 self._packets_own += -(-len(data) // segment_bytes) if segment_bytes else 1
             elif flags & _MSG_TRUNC:
                 self._packets_truncated += 1
-            elif segment_bytes:
-                pieces = offload.split(data, segment_bytes)
-                self._packets_received += len(pieces)
-                batch.extend([Packet(piece, source) for piece in pieces])
+            elif segment_bytes and len(data) > segment_bytes:
+                train = Train(data, segment_bytes)
+                packets += len(train)
+                self._packets_received += len(train)
+                batch.append(Arrival(train, source))
             else:
+                packets += 1
                 self._packets_received += 1
                 batch.append(Packet(data, source))
 

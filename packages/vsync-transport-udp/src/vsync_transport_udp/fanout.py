@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Final
 from pydantic import BaseModel
 
 from vsync.errors import TransportFailed
-from vsync.transport import Burst, Packet, Transport
+from vsync.transport import Arrival, Burst, Packet, Train, Transport
 from vsync.vocabulary import NodeId
 from vsync_transport_udp import hello, interfaces, sockets
-from vsync_transport_udp.datagrams import Datagrams
+from vsync_transport_udp.datagrams import Datagrams, flat
 from vsync_transport_udp.interfaces import InterfaceAddress
 from vsync_transport_udp.peers import Origin, Peers, Place
 from vsync_transport_udp.settings import SettingsUDPU, parse_peer
@@ -153,14 +153,25 @@ class TransportUDPU(Transport):
 
     def receive(self) -> Sequence[Packet]:
         """What waits, less the hellos, which are answered."""
+        return flat(self.receive_trains())
+
+    def receive_trains(self) -> Sequence[Packet | Arrival]:
+        """The same, with packets that the kernel gave in one piece left in it."""
         if self._socket is None or self._peers is None:
             return ()
-        batch: list[Packet] = []
+        batch: list[Packet | Arrival] = []
         self._datagrams.drain(self._socket, batch)
         mark, length = hello.MARK, len(hello.MARK)
-        plain = [packet for packet in batch if packet.data[:length] != mark]
-        if len(plain) != len(batch):
-            hellos = [packet for packet in batch if packet.data[:length] == mark]
+        plain: list[Packet | Arrival] = []
+        hellos: list[Packet] = []
+        for arrival in batch:
+            data = arrival.data
+            if (data.view if isinstance(data, Train) else data)[:length] != mark:
+                plain.append(arrival)
+                continue
+            for packet in flat([arrival]):  # a train that begins with a hello may go on with data
+                (hellos if packet.data[:length] == mark else plain).append(packet)
+        if hellos:
             self._hear(self._peers, hellos)
         self._say_hello(self._peers)
         return plain

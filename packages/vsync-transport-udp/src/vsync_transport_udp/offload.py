@@ -85,10 +85,3 @@ def joined(
             end += 1
         yield packets[start:end]
         start = end
-
-
-def split(data: bytes, segment_bytes: int) -> Sequence[bytes]:
-    """Undo the joining: pieces of *segment_bytes*, the last one what remains."""
-    if segment_bytes <= 0 or len(data) <= segment_bytes:
-        return [data]
-    return [data[at : at + segment_bytes] for at in range(0, len(data), segment_bytes)]

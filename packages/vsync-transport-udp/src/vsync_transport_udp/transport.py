@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Final
 from pydantic import BaseModel
 
 from vsync.errors import TransportFailed
-from vsync.transport import Burst, Packet, Transport
+from vsync.transport import Arrival, Burst, Packet, Transport
 from vsync.vocabulary import NodeId
 from vsync_transport_udp import interfaces, sockets
-from vsync_transport_udp.datagrams import Datagrams
+from vsync_transport_udp.datagrams import Datagrams, flat
 from vsync_transport_udp.interfaces import InterfaceAddress
 from vsync_transport_udp.settings import SettingsUDP
 
@@ -104,15 +104,19 @@ class TransportUDP(Transport):
         self._datagrams.send(burst.packets, destination)
 
     def receive(self) -> Sequence[Packet]:
-        """What waits on both sockets, multicast first.
+        """What waits on both sockets, multicast first."""
+        return flat(self.receive_trains())
+
+    def receive_trains(self) -> Sequence[Packet | Arrival]:
+        """The same, with packets that the kernel gave in one piece left in it.
 
         The token is read before the frames and handed over after them: all that its sender had
         sent before it is then in the same batch, and not asked for again.
         """
         if self._unicast is None or self._multicast is None:
             return ()
-        alone: list[Packet] = []
-        batch: list[Packet] = []
+        alone: list[Packet | Arrival] = []
+        batch: list[Packet | Arrival] = []
         self._datagrams.drain(self._unicast, alone)
         self._datagrams.drain(self._multicast, batch)
         batch += alone

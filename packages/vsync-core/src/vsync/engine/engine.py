@@ -28,7 +28,7 @@ from vsync.errors import (
 )
 from vsync.events import ConfigurationChanged
 from vsync.settings import RingSettings
-from vsync.transport import Address, Burst, Packet
+from vsync.transport import Address, Arrival, Burst, Packet, Train
 from vsync.vocabulary import (
     GROUPS_PER_MESSAGE_MAX,
     Cause,
@@ -107,22 +107,26 @@ class Engine(Membership):
 
     # --- inputs ---------------------------------------------------------------------------------
 
-    def receive(self, packets: Sequence[Packet], now: float) -> None:
+    def receive(self, arrivals: Sequence[Packet | Arrival], now: float) -> None:
         """Take in what the transport received, oldest first."""
         self._touched_at = now
         self._notice_pause(now)
         history = now < self._history_until
         tokens: list[tuple[Header, Token]] = []
-        decode, decode_part, take_part = (
-            self._codec.decode,
-            self._codec.decode_part,
-            self._take_part,
-        )
+        codec, take_part = self._codec, self._take_part
+        decode, decode_part, decode_train = codec.decode, codec.decode_part, codec.decode_train
         frames = 0
-        for data, source in packets:
+        for data, source in arrivals:
             if self.state is State.LEFT:
                 return
             try:
+                if isinstance(data, Train):
+                    part = decode_train(data)
+                    if part is not None:
+                        frames += take_part(part)
+                    else:
+                        self.receive([Packet(packet, source) for packet in data], now)
+                    continue
                 if len(data) > TYPE_AT and data[TYPE_AT] in DATA_TYPES:
                     frames += take_part(decode_part(data))
                     continue

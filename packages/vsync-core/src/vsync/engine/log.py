@@ -5,14 +5,13 @@ one order; a safe message that is not known to be everywhere holds back all that
 Unordered and FIFO messages overtake.
 """
 
-from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
 from vsync.engine.streams import ControlReader, Ordered, Reader, Stream, stream_key
 from vsync.vocabulary import Configuration, Guarantee, NodeId, RingId
-from vsync.wire.data import CONTROL_LANE, Data, Part, Recovered
+from vsync.wire.data import CONTROL_LANE, Data, Packets, Part, Recovered
 
 AHEAD_MAX: Final = 2**16
 """A sequence number further than this beyond what was released is not believed."""
@@ -62,24 +61,28 @@ class Log:
         self.held_packets = 0
         """Packets of the frames that were not."""
 
-    def add_part(self, part: Part) -> Sequence[bytes | memoryview] | None:
-        """Take in a part of a frame of this ring; all packets of the frame if it was the last.
+    def add_part(self, part: Part) -> Packets | None:
+        """Take in parts of a frame of this ring; all packets of the frame if none is missing now.
 
-        None: others are missing, or it is known already, or fits to nothing.
+        None: others are missing, or they are known already, or fit to nothing.
         """
         seq = part.seq
         if not self._wants(seq):
             return None
+        if len(part.packets) == part.parts:
+            return part.packets
         like = (part.type, part.sender, part.life, part.parts)
         partial = self._partials.get(seq)
         if partial is None:
             if len(self._partials) >= PARTIALS_MAX:
                 return None
             partial = self._partials[seq] = Partial([None] * part.parts, like, part.parts)
-        elif partial.like != like or partial.packets[part.part] is not None:
+        elif partial.like != like:
             return None
-        partial.packets[part.part] = part.packet
-        partial.missing -= 1
+        for place, packet in enumerate(part.packets, part.part):
+            if partial.packets[place] is None:
+                partial.packets[place] = packet
+                partial.missing -= 1
         if partial.missing:
             return None
         del self._partials[seq]
@@ -109,7 +112,7 @@ class Log:
             self.aru = seq
         return True
 
-    def packets(self, seq: int) -> Sequence[bytes | memoryview]:
+    def packets(self, seq: int) -> Packets:
         """The packets of that frame, to be sent again; empty if it is not here."""
         frame = self._frames.get(seq)
         return () if frame is None else frame.packets

@@ -7,7 +7,7 @@ ring that is, ``membership`` decides.
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from vsync.engine.counters import Counters
@@ -44,6 +44,7 @@ from vsync.wire import (
     HEAD_BYTES_MAX,
     Codec,
     Commit,
+    Packets,
     Part,
     Recovered,
     Token,
@@ -158,7 +159,7 @@ class Ordering(ABC):
         self.counters.add(f"entered_{state.name.lower()}")
         return True
 
-    def _send(self, packets: Sequence[bytes | memoryview]) -> None:
+    def _send(self, packets: Packets) -> None:
         if packets:
             self._transmit.append(Burst(EVERYONE, packets))
 
@@ -177,12 +178,12 @@ class Ordering(ABC):
     # --- receiving and delivering ---------------------------------------------------------------
 
     def _take_part(self, part: Part) -> bool:
-        """Take in a packet of a frame; whether with it a frame is here that was missing."""
+        """Take in parts of a frame; whether with them a frame is here that was missing."""
         log = self._open_log
         if log is None or log.ring != part.ring:
             self.counters.add("dropped_foreign")
             return False
-        packets = log.add_part(part) if part.parts > 1 else (part.packet,)
+        packets = log.add_part(part) if part.parts > 1 else part.packets
         if packets is None:
             return False
         frame = self._codec.assemble(part, packets)
@@ -277,11 +278,13 @@ class Ordering(ABC):
             )
             self._log.release()
         self._forget_stable()
-        self._send(visit.before)
+        for packets in visit.before:
+            self._send(packets)
         # While rings form nobody holds the token, so a silence is a loss sooner.
         longest_s = settings.token_resend_s if recovering is None else settings.join_s
         self._pass_token(token, longest_s, now)
-        self._send(visit.after)
+        for packets in visit.after:
+            self._send(packets)
         stuck = self._rotation.stuck_since
         if stuck is not None and now - stuck > settings.receive_failed_s:
             self._give_up_receiving(now)
@@ -324,7 +327,7 @@ class Ordering(ABC):
             self._resend_s = min(2 * self._resend_s, self._settings.token_resend_s)
             self._timers.start(Timer.TOKEN_RESEND, now + self._resend_s)
 
-    def _next_data(self, seq: int, packets_max: int) -> Sequence[bytes | memoryview]:
+    def _next_data(self, seq: int, packets_max: int) -> Packets:
         packed = self._packer.take(packets_max)
         if packed is None:
             return ()
@@ -343,7 +346,7 @@ class Ordering(ABC):
         while self._numbered and self._numbered[0][0] <= stable:
             self._numbered_messages -= self._numbered.popleft()[1]
 
-    def _next_recovered(self, seq: int, packets_max: int) -> Sequence[bytes | memoryview]:
+    def _next_recovered(self, seq: int, packets_max: int) -> Packets:
         attempt = self._attempt
         assert attempt is not None
         old = attempt.next_frame()

@@ -5,7 +5,7 @@ may go on before the last of the new frames, which overlaps this node's sending 
 Therefore a missing frame is asked for only if the token had counted it one rotation ago.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,6 +13,7 @@ from vsync.engine.counters import Counters
 from vsync.engine.flow import Flow
 from vsync.engine.log import Log
 from vsync.vocabulary import NodeId
+from vsync.wire.data import Packets
 from vsync.wire.token import REQUESTS_MAX, Token
 
 ROUND_GAIN: Final = 0.1
@@ -24,7 +25,7 @@ RESEND_MIN_S: Final = 0.005
 TOKEN_LOST_ROUNDS: Final = 10
 TOKEN_LOST_STRETCH: Final = 4
 
-NextFrame = Callable[[int, int], Sequence[bytes | memoryview]]
+NextFrame = Callable[[int, int], Packets]
 """Makes the frame with that sequence number, in up to so many packets if it can be cut, and adds it
 to the log; its packets, none if nothing waits."""
 
@@ -33,8 +34,8 @@ to the log; its packets, none if nothing waits."""
 class Visit:
     """What leaves the node at one visit: *before* the token, and *after* it."""
 
-    before: list[bytes | memoryview] = field(default_factory=list)
-    after: list[bytes | memoryview] = field(default_factory=list)
+    before: list[Packets] = field(default_factory=list)
+    after: list[Packets] = field(default_factory=list)
 
 
 class Rotation:
@@ -96,26 +97,28 @@ class Rotation:
         log = self._log
         visit = Visit()
         allowed = self._flow.allowed(token, backlog)
-        self._answer(token, visit, allowed)
-        repeated = len(visit.before)
+        repeats = self._answer(token, allowed)
+        if repeats:
+            visit.before.append(repeats)
+        repeated = len(repeats)
         room = allowed - repeated
-        new: list[bytes | memoryview] = []
+        new: list[Packets] = []
+        sent = 0
         first = token.seq
         if self._flow.may_number(token, log.stable, log.held_packets):
-            while len(new) < room:
-                packets = next_frame(token.seq + 1, room - len(new))
+            while sent < room:
+                packets = next_frame(token.seq + 1, room - sent)
                 if not packets:
                     break
                 token.seq += 1
-                new += packets
-        split = max(0, len(new) - accelerated)
-        visit.before += new[:split]
-        visit.after = new[split:]
+                sent += len(packets)
+                new.append(packets)
+        self._split(new, sent - accelerated, visit)
         if repeated:
             self._counters.add("packets_repeated", repeated)
-        if new:
+        if sent:
             self._counters.add("frames_sent", token.seq - first)
-        self._flow.update(token, repeated + len(new), max(0, backlog - len(new)))
+        self._flow.update(token, repeated + sent, max(0, backlog - sent))
         self._account(token, now)
         self._request(token)
         token.token_seq += 1
@@ -124,20 +127,34 @@ class Rotation:
         self._seq_passed = token.seq
         return visit
 
-    def _answer(self, token: Token, visit: Visit, allowed: int) -> None:
-        """Repeat what is asked for.
+    @staticmethod
+    def _split(new: list[Packets], before: int, visit: Visit) -> None:
+        """Let so many packets go before the token, and the others after it."""
+        for packets in new:
+            if before >= len(packets):
+                visit.before.append(packets)
+            elif before <= 0:
+                visit.after.append(packets)
+            else:
+                visit.before.append(packets[:before])
+                visit.after.append(packets[before:])
+            before -= len(packets)
+
+    def _answer(self, token: Token, allowed: int) -> list[bytes | memoryview]:
+        """What is asked for and to be repeated now.
 
         What is asked for again, though we have just repeated it, is left to the others for a round:
         the path from us to who asks may be cut.
         """
+        repeats: list[bytes | memoryview] = []
         unanswered: dict[int, int] = {}
         answered: set[int] = set()
         for seq, wanted in token.requests.items():
-            room = allowed - len(visit.before)
+            room = allowed - len(repeats)
             packets = self._log.packets(seq) if seq not in self._answered and room > 0 else ()
             for part, packet in enumerate(packets):
                 if wanted >> part & 1 and room > 0:
-                    visit.before.append(packet)
+                    repeats.append(packet)
                     wanted &= ~(1 << part)
                     room -= 1
             if packets:
@@ -147,6 +164,7 @@ class Rotation:
                 unanswered[seq] = wanted
         self._answered = answered
         token.requests = unanswered
+        return repeats
 
     def _account(self, token: Token, now: float) -> None:
         """Lower the token's aru to ours, or raise it if it was ours that was lowest."""

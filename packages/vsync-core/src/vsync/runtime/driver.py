@@ -348,7 +348,7 @@ class Driver:
                 if any(key.fd == wake for key, _ in ready):
                     self._wake_receiver.recv(64)
                 for _ in range(BATCHES_PER_TURN):
-                    packets = transport.receive()
+                    packets = transport.receive_trains()
                     if not packets:
                         break
                     engine.receive(packets, clock())

@@ -11,6 +11,7 @@ from vsync.wire.data import (
     CONTROL_LANE,
     HEAD_BYTES_MAX,
     Data,
+    Packets,
     Part,
     Recovered,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "JoinGroups",
     "LeaveGroups",
     "Membership",
+    "Packets",
     "Part",
     "Recovered",
     "Synchronized",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from vsync.errors import MalformedPacket
+from vsync.transport import Train
 from vsync.vocabulary import NodeId, RingId
 from vsync.wire import control, data, token
 from vsync.wire.control import Beacon, Commit, Join, Wake
@@ -12,6 +13,7 @@ from vsync.wire.data import (
     PART_OVERHEAD_BYTES,
     PARTS_MAX,
     Data,
+    Packets,
     Part,
     Recovered,
 )
@@ -78,7 +80,11 @@ class Codec:
         self._ring = part.ring
         return part
 
-    def assemble(self, part: Part, packets: Sequence[bytes | memoryview]) -> Data | Recovered:
+    def decode_train(self, train: Train) -> Part | None:
+        """As ``decode_part`` for several at once; None if they must be looked at one by one."""
+        return data.read_train(train, self._network, self._ring)
+
+    def assemble(self, part: Part, packets: Packets) -> Data | Recovered:
         """The frame of which *part* is one and *packets* are all. Raises MalformedPacket."""
         return data.parse_frame(part, packets)
 
@@ -114,7 +120,7 @@ class Codec:
         content = data.build_recovered(inner)
         return Recovered(ring, seq, inner, self._cut(FrameType.RECOVERED, ring, seq, content))
 
-    def _cut(self, kind: FrameType, ring: RingId, seq: int, content: bytes) -> list[bytes]:
+    def _cut(self, kind: FrameType, ring: RingId, seq: int, content: bytes) -> Packets:
         return data.cut(self._sealer, kind, ring, seq, content, self._packet_bytes_max)
 
     def token(self, frame: Token) -> bytes:

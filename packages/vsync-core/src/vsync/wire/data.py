@@ -13,7 +13,7 @@ that sent it, the groups' keys) and the payload. The ring's own messages, which 
 
 import struct
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 from zlib import crc32
 
 from construct import (
@@ -30,6 +30,7 @@ from construct import (
 )
 
 from vsync.errors import MalformedPacket
+from vsync.transport import Train
 from vsync.vocabulary import (
     GROUP_KEY_BYTES,
     GROUPS_PER_MESSAGE_MAX,
@@ -43,6 +44,7 @@ from vsync.wire.header import (
     CHECKED_FROM,
     HEADER_BYTES,
     HEADER_FAST,
+    HEADER_START,
     MAGIC,
     PROTOCOL_VERSION,
     RING,
@@ -91,6 +93,8 @@ _PACKET_FAST: Final = struct.Struct(HEADER_FAST.format + PART_FAST.format.remove
 _DATA_TYPE: Final = int(FrameType.DATA)
 _RECOVERED_TYPE: Final = int(FrameType.RECOVERED)
 _AGREED: Final = int(Guarantee.AGREED)
+_ALIKE: Final = struct.Struct(">QIQ")
+_ALIKE_TO: Final = HEADER_BYTES + _ALIKE.size
 PART_OVERHEAD_BYTES: Final = HEADER_BYTES + PART_FAST.size
 """Bytes of a packet before its part of the content."""
 DATA_HEAD_BYTES: Final = DATA_FAST.size
@@ -133,22 +137,25 @@ def _read_flags(flags: int) -> tuple[int, int, bool, bool]:
 _FLAGS: Final = tuple(map(_read_flags, range(256)))
 
 
+Packets: TypeAlias = Sequence[bytes | memoryview]
+
+
 class Part(NamedTuple):
-    """One of several packets of a frame, or the only one."""
+    """One of several parts of a frame, or some that stand in a row, or all."""
 
     type: int
     sender: NodeId
     life: int
     ring: RingId
     seq: int
-    part: int
-    parts: int
-    packet: bytes | memoryview
+    part: int  #: the first of them
+    parts: int  #: how many the frame has
+    packets: Packets
 
     @property
-    def content(self) -> memoryview:
+    def content(self) -> bytes:
         """Its part of the frame's content."""
-        return memoryview(self.packet)[PART_OVERHEAD_BYTES:]
+        return b"".join([packet[PART_OVERHEAD_BYTES:] for packet in self.packets])
 
 
 class Data:
@@ -186,7 +193,7 @@ class Data:
         lengths: tuple[int, ...],
         buffer: bytes | memoryview,
         first_byte: int,
-        packets: Sequence[bytes | memoryview],
+        packets: Packets,
     ) -> None:
         self.sender = sender
         self.life = life
@@ -215,9 +222,7 @@ class Recovered:
 
     __slots__ = ("inner", "packets", "ring", "seq")
 
-    def __init__(
-        self, ring: RingId, seq: int, inner: Data, packets: Sequence[bytes | memoryview]
-    ) -> None:
+    def __init__(self, ring: RingId, seq: int, inner: Data, packets: Packets) -> None:
         self.ring = ring
         self.seq = seq
         self.inner = inner
@@ -259,21 +264,26 @@ def build_recovered(frame: Data) -> bytes:
 
 def cut(
     sealer: Sealer, kind: FrameType, ring: RingId, seq: int, content: bytes, packet_bytes_max: int
-) -> list[bytes]:
+) -> Packets:
     """The packets that carry a frame's *content*, each of up to *packet_bytes_max*."""
     size = packet_bytes_max - PART_OVERHEAD_BYTES
-    count = -(-len(content) // size)
+    length = len(content)
+    if length <= size:
+        return [sealer.seal(kind, PART_FAST.pack(ring[0], ring[1], seq, 0, 1), content)]
+    # What a part's checksum covers begins alike in all of them, so that is summed up once; and all
+    # parts are put together at once.
+    alike = sealer.checked + _ALIKE.pack(ring[0], ring[1], seq)
+    begun = crc32(alike)
+    start = HEADER_START.pack(MAGIC, PROTOCOL_VERSION, kind)
     view = memoryview(content)
-    pack, seal = PART_FAST.pack, sealer.seal
-    ring_seq, representative = ring
-    return [
-        seal(
-            kind,
-            pack(ring_seq, representative, seq, part, count),
-            view[part * size : (part + 1) * size],
-        )
-        for part in range(count)
-    ]
+    count = -(-length // size)
+    pieces: list[bytes | memoryview] = []
+    for part in range(count):
+        place = bytes((part, count))
+        piece = view[part * size : (part + 1) * size]
+        checksum = crc32(piece, crc32(place, begun))
+        pieces += (start, checksum.to_bytes(4), alike, place, piece)
+    return Train(b"".join(pieces), packet_bytes_max)
 
 
 def read_part(packet: bytes | memoryview, network: int, known: RingId) -> Part | None:
@@ -314,7 +324,38 @@ def read_part(packet: bytes | memoryview, network: int, known: RingId) -> Part |
         ring = known
     else:
         ring = RingId(ring_seq, representative)
-    return tuple.__new__(Part, (frame_type, sender, life, ring, seq, part, parts, packet))
+    return tuple.__new__(Part, (frame_type, sender, life, ring, seq, part, parts, (packet,)))
+
+
+def read_train(train: Train, network: int, known: RingId) -> Part | None:
+    """Read a train of good packets that are parts of one frame in a row; None if it is not that.
+
+    What is in the header of all of them is read once, and in the others only held against it.
+    """
+    view, size = train.view, train.packet_bytes
+    first = read_part(view[:size], network, known)
+    if first is None:
+        return None
+    start, alike = bytes(view[:4]), bytes(view[CHECKED_FROM:_ALIKE_TO])
+    begun = crc32(alike)
+    part, parts = first.part, first.parts
+    length = len(view)
+    for at in range(size, length, size):
+        part += 1
+        content_at = at + PART_OVERHEAD_BYTES
+        if (
+            content_at >= length
+            or view[at : at + 4] != start
+            or view[at + CHECKED_FROM : at + _ALIKE_TO] != alike
+            or view[at + _ALIKE_TO] != part
+            or view[at + _ALIKE_TO + 1] != parts
+            or crc32(view[at + _ALIKE_TO : at + size], begun)
+            != int.from_bytes(view[at + 4 : at + 8])
+        ):
+            return None
+    if part >= parts:
+        return None
+    return first._replace(packets=train)
 
 
 def parse_part(header: Header, packet: bytes | memoryview) -> Part:
@@ -325,14 +366,14 @@ def parse_part(header: Header, packet: bytes | memoryview) -> Part:
     if seq == 0 or part >= parts or parts > PARTS_MAX:
         raise MalformedPacket("malformed", "a part of a frame has impossible fields")
     ring = RingId(ring_seq, NodeId(representative))
-    return Part(header.type, header.sender, header.life, ring, seq, part, parts, packet)
+    return Part(header.type, header.sender, header.life, ring, seq, part, parts, (packet,))
 
 
-def parse_frame(part: Part, packets: Sequence[bytes | memoryview]) -> Data | Recovered:
+def parse_frame(part: Part, packets: Packets) -> Data | Recovered:
     """The frame that came in *packets*, of which *part* is one. Raises MalformedPacket."""
-    buffer, start = part.packet, PART_OVERHEAD_BYTES
+    buffer, start = packets[0], PART_OVERHEAD_BYTES
     if part.parts > 1:
-        buffer, start = b"".join([packet[PART_OVERHEAD_BYTES:] for packet in packets]), 0
+        buffer, start = _content(packets), 0
     if part.type == _DATA_TYPE:
         return parse_data(part.sender, part.life, part.ring, part.seq, buffer, start, packets)
     if len(buffer) - start < RECOVERED_HEAD_BYTES:
@@ -346,6 +387,18 @@ def parse_frame(part: Part, packets: Sequence[bytes | memoryview]) -> Data | Rec
     return Recovered(part.ring, part.seq, inner, packets)
 
 
+def _content(packets: Packets) -> bytes:
+    if type(packets) is Train:
+        view, size = packets.view, packets.packet_bytes
+        return b"".join(
+            [
+                view[at + PART_OVERHEAD_BYTES : at + size]
+                for at in range(0, len(packets.buffer), size)
+            ]
+        )
+    return b"".join([packet[PART_OVERHEAD_BYTES:] for packet in packets])
+
+
 def parse_data(
     sender: NodeId,
     life: int,
@@ -353,7 +406,7 @@ def parse_data(
     seq: int,
     buffer: bytes | memoryview,
     start: int,
-    packets: Sequence[bytes | memoryview],
+    packets: Packets,
 ) -> Data:
     """The data frame whose content stands in *buffer* from *start* on. Raises MalformedPacket."""
     size = len(buffer)

@@ -44,6 +44,7 @@ HEADER = Struct(
 """The declaration; ``HEADER_FAST`` is its twin."""
 
 HEADER_FAST: Final = struct.Struct(">2sBBIIIQ")
+HEADER_START: Final = struct.Struct(">2sBB")
 HEADER_BYTES: Final = HEADER_FAST.size
 CHECKED_FROM: Final = 8
 """Offset of the first byte that the checksum covers."""
@@ -73,7 +74,9 @@ class Sealer:
 
     def __init__(self, network: int, sender: int, life: int) -> None:
         self._fields = (network, sender, life)
-        self._checksum = zlib.crc32(_CHECKED.pack(network, sender, life))
+        self.checked = _CHECKED.pack(network, sender, life)
+        """What the checksums of all packets of this sender begin with."""
+        self._checksum = zlib.crc32(self.checked)
 
     def seal(self, frame_type: int, body: bytes, rest: bytes | memoryview = b"") -> bytes:
         """The packet of *body*, which *rest* is the end of."""
