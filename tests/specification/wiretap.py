@@ -10,7 +10,7 @@ from vsync.settings import RingSettings
 from vsync.testing.cluster import Cluster
 from vsync.transport import Burst
 from vsync.vocabulary import NodeId
-from vsync.wire import DATA_TYPES, Codec, Frame, FrameType, Part, network_of
+from vsync.wire import IN_PARTS, Codec, Frame, FrameType, Part, network_of
 from vsync.wire.header import HEADER_FAST
 
 F = TypeVar("F", bound=Frame)
@@ -57,7 +57,7 @@ def wiretap(cluster: Cluster) -> Iterator[Wiretap]:
         assert receiver is None or isinstance(receiver, int)
         for data in burst.packets:
             packet = bytes(data)
-            part = HEADER_FAST.unpack_from(packet)[2] in DATA_TYPES
+            part = HEADER_FAST.unpack_from(packet)[2] in IN_PARTS
             frame = codec.decode_part(packet) if part else codec.decode(packet)[1]
             tap.seen.append(Seen(now, sender, receiver, frame, packet))
         send(sender, burst, now)

@@ -1,13 +1,38 @@
 """Frames for tests, and strategies that make them."""
 
+from zlib import crc32
+
 from hypothesis import strategies as st
 
 from vsync.vocabulary import NodeId, RingId
-from vsync.wire import REQUESTS_MAX, Beacon, Codec, Commit, Entry, Join, Token, Wake, network_of
+from vsync.wire import (
+    IN_PARTS,
+    REQUESTS_MAX,
+    Beacon,
+    Codec,
+    Commit,
+    Entry,
+    Join,
+    Token,
+    Wake,
+    network_of,
+)
+from vsync.wire.header import CHECKED_FROM, seal
 
 NETWORK = network_of("test")
+PART_AT = 20  # of a part's body: its number, and how many there are, which no checksum covers
 ME, LIFE = NodeId(7), 0x0102030405060708
 CODEC = Codec(NETWORK, ME, LIFE)
+
+
+def sealed(kind: int, body: bytes) -> bytes:
+    """A packet of that type with that body, whatever it is, and with the right checksum."""
+    packet = seal(kind, NETWORK, ME, LIFE, body)
+    if kind not in IN_PARTS:
+        return packet
+    checksum = crc32(packet[CHECKED_FROM:24] + body[:PART_AT] + body[PART_AT + 2 :])
+    return packet[:4] + checksum.to_bytes(4) + packet[8:]
+
 
 uint64 = st.integers(0, 2**64 - 1)
 uint32 = st.integers(0, 2**32 - 1)

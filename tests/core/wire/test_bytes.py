@@ -21,10 +21,21 @@ RING = RingId(9, NodeId(2))
 RING_HEX = "0000000000000009 00000002"
 
 
+SENDER = NETWORK.to_bytes(4) + bytes.fromhex("00000007 0102030405060708")
+
+
 def packet(kind: FrameType, body: str) -> bytes:
     """A packet whose body is *body* in hexadecimal digits."""
-    checked = NETWORK.to_bytes(4) + bytes.fromhex("00000007 0102030405060708") + bytes.fromhex(body)
+    checked = SENDER + bytes.fromhex(body)
     return b"VS" + bytes((PROTOCOL_VERSION, kind)) + zlib.crc32(checked).to_bytes(4) + checked
+
+
+def part(kind: FrameType, number: str, content: str, whole: str) -> bytes:
+    """A packet of frame 5 with that part of its content; the checksum is over *whole*."""
+    place = bytes.fromhex(RING_HEX + "0000000000000005")
+    checksum = zlib.crc32(SENDER + place + bytes.fromhex(whole)).to_bytes(4)
+    start = b"VS" + bytes((PROTOCOL_VERSION, kind)) + checksum + SENDER + place
+    return start + bytes.fromhex(number) + bytes.fromhex(content)
 
 
 TOKEN = RING_HEX + (
@@ -40,8 +51,6 @@ TOKEN = RING_HEX + (
     "0000000000000004 0000000000000003"  # the first two parts of frame 4
     "0000000000000005 ffffffffffffffff"  # frame 5
 )
-PART = RING_HEX + "0000000000000005"  # seq
-WHOLE = "00 01"  # part 0 of 1
 DATA = (
     "0000000000000001"  # index
     "0000000000000003"  # counter
@@ -78,7 +87,7 @@ def test_a_token_has_these_bytes() -> None:
 
 def test_a_data_packet_has_these_bytes() -> None:
     frame = CODEC.data(RING, 5, 1, 3, 0x2B, [b"a", b"bc"])
-    assert frame.packets == [packet(FrameType.DATA, PART + WHOLE + DATA)]
+    assert frame.packets == [part(FrameType.DATA, "00 01", DATA, DATA)]
 
 
 def test_a_data_frame_in_parts_has_these_bytes() -> None:
@@ -86,8 +95,8 @@ def test_a_data_frame_in_parts_has_these_bytes() -> None:
     frame = codec.data(RING, 5, 1, 3, 0x2B, [b"a", b"bc"])
     digits = DATA.replace(" ", "")
     assert frame.packets == [
-        packet(FrameType.DATA, PART + "00 02" + digits[:40]),
-        packet(FrameType.DATA, PART + "01 02" + digits[40:]),
+        part(FrameType.DATA, "00 02", digits[:40], DATA),
+        part(FrameType.DATA, "01 02", digits[40:], DATA),
     ]
 
 
@@ -95,7 +104,7 @@ def test_a_recovered_packet_has_these_bytes() -> None:
     old = CODEC.data(RingId(3, ME), 8, 1, 3, 0x2B, [b"a", b"bc"])
     head = "00000007 0102030405060708" + "0000000000000003 00000007" + "0000000000000008"
     assert CODEC.recovered(RING, 5, old).packets == [
-        packet(FrameType.RECOVERED, PART + WHOLE + head + DATA)
+        part(FrameType.RECOVERED, "00 01", head + DATA, head + DATA)
     ]
 
 

@@ -13,11 +13,13 @@ from tests.core.wire.frames import (
     LIFE,
     ME,
     NETWORK,
+    PART_AT,
     beacons,
     commits,
     joins,
     pieces,
     rings,
+    sealed,
     seqs,
     tokens,
     uint64,
@@ -28,9 +30,21 @@ from vsync.engine.streams import ControlReader, Reader
 from vsync.errors import MalformedPacket
 from vsync.transport import Train
 from vsync.vocabulary import NodeId, RingId
-from vsync.wire import Beacon, Codec, Commit, Data, Join, Part, Recovered, Token, Wake, network_of
+from vsync.wire import (
+    IN_PARTS,
+    Beacon,
+    Codec,
+    Commit,
+    Data,
+    Join,
+    Part,
+    Recovered,
+    Token,
+    Wake,
+    network_of,
+)
 from vsync.wire.data import DATA, PART, PART_OVERHEAD_BYTES, RECOVERED, Packets, parse_part
-from vsync.wire.header import HEADER, HEADER_BYTES, FrameType, seal
+from vsync.wire.header import HEADER, HEADER_BYTES, seal
 from vsync.wire.token import TOKEN
 
 FLAGS = st.integers(0, 0x3F)
@@ -160,54 +174,29 @@ def test_a_frame_comes_back_from_its_parts_in_any_order(
     ]
 
 
-@given(st.data())
-def test_a_train_is_read_like_its_packets(data: st.DataObject) -> None:
-    codec = Codec(NETWORK, ME, LIFE, PART_OVERHEAD_BYTES + 20)
-    packets = codec.data(RingId(1, ME), 7, 5, 6, 2, [bytes(range(250)) * 3]).packets
-    assert isinstance(packets, Train)
-    start, stop = sorted(data.draw(st.integers(0, len(packets))) for _ in range(2))
-    some = packets[start:stop]
-    parts = [CODEC.decode_part(packet) for packet in some]
-    read = CODEC.decode_train(some) if parts else None
-    if parts:
-        assert read is not None
-        assert read[:-1] == parts[0][:-1]
-        assert read.content == b"".join(part.content for part in parts)
-    log = Log(RingId(1, ME), Reader(2**20), ControlReader())
-    if read is not None:
-        assert (log.add_part(read) is not None) == (len(some) == len(packets))
-
-
-@given(st.data())
-def test_a_train_with_a_changed_packet_is_looked_at_one_by_one(data: st.DataObject) -> None:
+def test_only_a_train_of_all_parts_of_a_frame_is_read_in_one_go() -> None:
     codec = Codec(NETWORK, ME, LIFE, PART_OVERHEAD_BYTES + 20)
     packets = codec.data(RingId(1, ME), 7, 5, 6, 2, [bytes(120)]).packets
     assert isinstance(packets, Train)
-    broken = bytearray(packets.buffer)
-    bit = data.draw(st.integers(0, 8 * len(broken) - 1))
-    broken[bit // 8] ^= 1 << bit % 8
-    train = Train(bytes(broken), packets.packet_bytes)
-    part = CODEC.decode_train(train)
-    if part is not None:  # the type is not covered by the checksum: all packets are of another one
-        assert {packet[3] for packet in train} == {FrameType.RECOVERED}
+    part = CODEC.decode_train(packets)
+    assert part is not None
+    assert part[:-1] == CODEC.decode_part(packets[0])[:-1]
+    assert part.packets is packets
+    for some in (packets[1:], packets[:-1], packets[:1]):
+        assert CODEC.decode_train(some) is None
+    for noise in (b"", b"VS", bytes(3000)):
+        assert CODEC.decode_train(Train(noise, 1472)) is None
 
 
-def test_a_train_of_parts_of_several_frames_is_looked_at_one_by_one() -> None:
+def test_a_train_of_parts_of_two_frames_is_no_frame() -> None:
     codec = Codec(NETWORK, ME, LIFE, PART_OVERHEAD_BYTES + 20)
     one = codec.data(RingId(1, ME), 7, 5, 6, 2, [bytes(120)]).packets
-    two = codec.data(RingId(1, ME), 8, 6, 7, 2, [bytes(120)]).packets
-    size = PART_OVERHEAD_BYTES + 20
-    for mixed in (
-        [*one[:2], *two[2:4]],
-        [one[0], one[2]],
-        [one[1], one[0]],
-        [one[0], one[0]],
-        [one[0], one[1][:-3]],
-        [one[0], one[1][:46]],
-        [one[0], one[1][:20]],
-    ):
-        train = Train(b"".join(mixed), size)
-        assert CODEC.decode_train(train) is None
+    two = codec.data(RingId(1, ME), 8, 6, 7, 2, [b"2" * 120]).packets
+    mixed = Train(b"".join([*one[:2], *two[2:]]), PART_OVERHEAD_BYTES + 20)
+    part = CODEC.decode_train(mixed)
+    assert part is not None
+    with pytest.raises(MalformedPacket, match="damaged"):
+        CODEC.assemble(part, part.packets)
 
 
 @given(rings, seqs, rings, seqs, pieces, st.integers(40, 200))
@@ -251,7 +240,7 @@ def test_a_wake_comes_back(wake: Wake) -> None:
 
 @given(st.integers(0, 6), st.binary(max_size=100))
 def test_the_header_is_as_declared(kind: int, rest: bytes) -> None:
-    packet = seal(kind, NETWORK, ME, LIFE, rest)
+    packet = sealed(kind, rest)
     raw = HEADER.parse(packet)
     assert (raw.type, raw.network, raw.sender, raw.life) == (kind, NETWORK, ME, LIFE)
 
@@ -260,7 +249,6 @@ GOOD: list[Any] = [
     CODEC.token(Token(RingId(1, ME), 1, 9, 3, requests={4: 1, 5: 3})),
     CODEC.data(RingId(1, ME), 1, 0, 0, 0, [b"a", b"bcd"]).packets[0],
     CODEC.recovered(RingId(1, ME), 1, CODEC.data(RingId(1, ME), 1, 0, 0, 0, [b"a"])).packets[0],
-    Codec(NETWORK, ME, LIFE, 60).data(RingId(1, ME), 1, 0, 0, 0, [b"a", b"bcd"]).packets[1],
     CODEC.join(Join(ME, LIFE, RingId(1, ME), 1, 1, False, frozenset({ME}), frozenset())),
     CODEC.beacon(Beacon(ME, LIFE, RingId(1, ME), 1, frozenset())),
     CODEC.wake(Wake(RingId(1, ME))),
@@ -281,7 +269,7 @@ def test_noise_is_refused_and_nothing_else_happens(noise: bytes) -> None:
 @given(st.integers(0, 255), st.binary(max_size=400))
 def test_any_body_is_a_frame_or_refused(kind: int, noise: bytes) -> None:
     with contextlib.suppress(MalformedPacket):
-        CODEC.decode(seal(kind, NETWORK, ME, LIFE, noise))
+        CODEC.decode(sealed(kind, noise))
 
 
 @given(st.sampled_from(GOOD), st.data())
@@ -292,14 +280,44 @@ def test_a_flipped_bit_is_refused(packet: bytes, data: st.DataObject) -> None:
     if bit // 8 == 3:  # the type is not covered by the checksum; another type has another form
         with contextlib.suppress(MalformedPacket):
             CODEC.decode(bytes(broken))
+    elif packet[3] in IN_PARTS and HEADER_BYTES + PART_AT <= bit // 8 < PART_OVERHEAD_BYTES:
+        try:
+            frame = CODEC.decode(bytes(broken))[1]
+        except MalformedPacket as error:
+            assert error.reason == "malformed"
+        else:
+            assert isinstance(frame, Part)  # of a frame of which the other parts will never come
     else:
-        assert refused(bytes(broken)) in {"garbage", "version", "checksum"}
+        assert refused(bytes(broken)) in {
+            "garbage",
+            "version",
+            "checksum",
+            "other_ring",
+            "malformed",
+        }
 
 
 @given(st.sampled_from(GOOD), st.data())
 def test_a_cut_packet_is_refused(packet: bytes, data: st.DataObject) -> None:
     size = data.draw(st.integers(0, len(packet) - 1))
     assert refused(packet[:size]) in {"truncated", "checksum"}
+
+
+@given(st.data())
+def test_a_frame_with_a_damaged_part_is_refused(data: st.DataObject) -> None:
+    codec = Codec(NETWORK, ME, LIFE, PART_OVERHEAD_BYTES + 20)
+    packets = list(map(bytes, codec.data(RingId(1, ME), 7, 5, 6, 2, [bytes(120)]).packets))
+    place = data.draw(st.integers(0, len(packets) - 1))
+    broken = bytearray(packets[place])
+    at = data.draw(st.integers(PART_OVERHEAD_BYTES, len(broken) - 1))
+    broken[at] ^= data.draw(st.integers(1, 255))
+    packets[place] = bytes(broken)
+    with pytest.raises(MalformedPacket, match="damaged"):
+        arrived(packets)
+    train = CODEC.decode_train(Train(b"".join(packets), PART_OVERHEAD_BYTES + 20))
+    assert train is not None
+    with pytest.raises(MalformedPacket, match="damaged"):
+        CODEC.assemble(train, train.packets)
 
 
 def test_a_packet_of_another_ring_is_told_apart() -> None:
@@ -344,7 +362,7 @@ LIES = {
 
 @pytest.mark.parametrize(("kind", "lie"), LIES.values(), ids=LIES)
 def test_a_lie_is_refused(kind: int, lie: bytes) -> None:
-    assert refused(seal(kind, NETWORK, ME, LIFE, lie)) in {"malformed", "truncated"}
+    assert refused(sealed(kind, lie)) in {"malformed", "truncated"}
 
 
 def test_a_packet_from_node_0_is_refused() -> None:

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from tests.core.wire.frames import (
     CODEC,
-    LIFE,
-    ME,
     NETWORK,
     beacons,
     commits,
     joins,
     pieces,
     rings,
+    sealed,
     seqs,
     tokens,
     uint64,
@@ -27,7 +26,7 @@ from tests.core.wire.frames import (
 from vsync.errors import MalformedPacket
 from vsync.wire import Data, Frame, FrameType, Part, Recovered, Token
 from vsync.wire.data import CONTROL_LANE, DATA, PART, RECOVERED
-from vsync.wire.header import HEADER, HEADER_BYTES, HEADER_FAST, seal, unseal
+from vsync.wire.header import HEADER, HEADER_BYTES, HEADER_FAST, unseal
 from vsync.wire.token import TOKEN
 
 packets = st.one_of(
@@ -58,10 +57,6 @@ packets = st.one_of(
     wakes.map(CODEC.wake),
 )
 """A good packet of any kind."""
-
-
-def sealed(kind: int, body: bytes) -> bytes:
-    return seal(kind, NETWORK, ME, LIFE, body)
 
 
 def read(packet: bytes) -> Frame | Part | None:

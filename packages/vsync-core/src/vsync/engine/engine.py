@@ -40,7 +40,7 @@ from vsync.vocabulary import (
     Priority,
 )
 from vsync.wire import (
-    DATA_TYPES,
+    IN_PARTS,
     Beacon,
     Commit,
     Frame,
@@ -127,7 +127,7 @@ class Engine(Membership):
                     else:
                         self.receive([Packet(packet, source) for packet in data], now)
                     continue
-                if len(data) > TYPE_AT and data[TYPE_AT] in DATA_TYPES:
+                if len(data) > TYPE_AT and data[TYPE_AT] in IN_PARTS:
                     frames += take_part(decode_part(data))
                     continue
                 header, frame = decode(data)

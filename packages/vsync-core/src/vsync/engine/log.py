@@ -33,7 +33,7 @@ class Partial:
     """A frame of which some parts are here."""
 
     packets: list[bytes | memoryview | None]
-    like: tuple[int, int, int, int]  #: type, sender, life and number of parts
+    like: tuple[int, int, int, int, int]  #: type, checksum, sender, life and number of parts
     missing: int  #: how many parts are not here
 
 
@@ -62,27 +62,25 @@ class Log:
         """Packets of the frames that were not."""
 
     def add_part(self, part: Part) -> Packets | None:
-        """Take in parts of a frame of this ring; all packets of the frame if none is missing now.
+        """Take in a part of a frame of this ring; all packets of the frame if none is missing now.
 
-        None: others are missing, or they are known already, or fit to nothing.
+        None: others are missing, or it is known already or beyond belief.
         """
         seq = part.seq
         if not self._wants(seq):
             return None
         if len(part.packets) == part.parts:
             return part.packets
-        like = (part.type, part.sender, part.life, part.parts)
+        like = (part.type, part.checksum, part.sender, part.life, part.parts)
         partial = self._partials.get(seq)
-        if partial is None:
-            if len(self._partials) >= PARTIALS_MAX:
+        if partial is None or partial.like != like:  # the newer is right, should they be at odds
+            if partial is None and len(self._partials) >= PARTIALS_MAX:
                 return None
             partial = self._partials[seq] = Partial([None] * part.parts, like, part.parts)
-        elif partial.like != like:
+        elif partial.packets[part.part] is not None:
             return None
-        for place, packet in enumerate(part.packets, part.part):
-            if partial.packets[place] is None:
-                partial.packets[place] = packet
-                partial.missing -= 1
+        partial.packets[part.part] = part.packets[0]
+        partial.missing -= 1
         if partial.missing:
             return None
         del self._partials[seq]

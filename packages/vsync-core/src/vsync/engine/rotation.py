@@ -129,15 +129,12 @@ class Rotation:
 
     @staticmethod
     def _split(new: list[Packets], before: int, visit: Visit) -> None:
-        """Let so many packets go before the token, and the others after it."""
+        """Let at least so many packets go before the token, and the others after it.
+
+        Those of one frame stay together: then they are sent, and come, in one go.
+        """
         for packets in new:
-            if before >= len(packets):
-                visit.before.append(packets)
-            elif before <= 0:
-                visit.after.append(packets)
-            else:
-                visit.before.append(packets[:before])
-                visit.after.append(packets[before:])
+            (visit.before if before > 0 else visit.after).append(packets)
             before -= len(packets)
 
     def _answer(self, token: Token, allowed: int) -> list[bytes | memoryview]:

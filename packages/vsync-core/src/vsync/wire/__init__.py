@@ -5,7 +5,7 @@ is declared with ``construct``; the two hot ones, data and token, also have a ``
 property tests hold equal to the declaration.
 """
 
-from vsync.wire.codec import DATA_TYPES, Codec, Frame
+from vsync.wire.codec import Codec, Frame
 from vsync.wire.control import Beacon, Commit, Entry, Join, Wake
 from vsync.wire.data import (
     CONTROL_LANE,
@@ -25,13 +25,13 @@ from vsync.wire.group import (
     build_control,
     parse_control,
 )
-from vsync.wire.header import PROTOCOL_VERSION, FrameType, network_of
+from vsync.wire.header import IN_PARTS, PROTOCOL_VERSION, FrameType, network_of
 from vsync.wire.token import REQUESTS_MAX, Token
 
 __all__ = [
     "CONTROL_LANE",
-    "DATA_TYPES",
     "HEAD_BYTES_MAX",
+    "IN_PARTS",
     "PROTOCOL_VERSION",
     "REQUESTS_MAX",
     "Announce",

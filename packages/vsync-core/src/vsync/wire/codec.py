@@ -17,13 +17,10 @@ from vsync.wire.data import (
     Part,
     Recovered,
 )
-from vsync.wire.header import FrameType, Header, Sealer, unseal
+from vsync.wire.header import IN_PARTS, FrameType, Header, Sealer, unseal
 from vsync.wire.token import Token
 
 Frame: TypeAlias = Token | Data | Beacon | Join | Commit | Wake | Recovered
-
-DATA_TYPES: Final = frozenset((int(FrameType.DATA), int(FrameType.RECOVERED)))
-"""Frames that may travel in several packets."""
 
 _PARSERS: Final[dict[int, Callable[[Header, Any], Any]]] = {
     FrameType.TOKEN: token.parse_token,
@@ -61,9 +58,9 @@ class Codec:
         Raises MalformedPacket, whatever the bytes are, and nothing else.
         """
         header = unseal(packet, self._network)
-        if header.type in DATA_TYPES:
+        if header.type in IN_PARTS:
             part = data.parse_part(header, packet)
-            return header, part if part.parts > 1 else self.assemble(part, [packet])
+            return header, part if part.parts > 1 else self.assemble(part, part.packets)
         parse = _PARSERS.get(header.type)
         if parse is None:
             raise MalformedPacket("malformed", f"frame type {header.type} is unknown")

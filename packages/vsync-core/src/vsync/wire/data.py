@@ -2,8 +2,8 @@
 
 The ring orders frames; the network carries packets. A frame travels in 1 to 64 packets, its
 *parts*: what a packet costs hardly depends on its size, and what a frame costs does not either, so
-where much waits a frame is as long as a whole burst of packets. Each part is complete in itself,
-with a checksum of its own: what is lost is asked for, and repeated, part by part.
+where much waits a frame is as long as a whole burst of packets. What is lost is asked for, and
+repeated, part by part. The checksum in the header of all parts is the frame's.
 
 All messages of one frame have the same guarantee and priority, so the frame is what is ordered.
 A message's bytes on the wire are its head (a byte that counts its groups, the number of the session
@@ -93,8 +93,10 @@ _PACKET_FAST: Final = struct.Struct(HEADER_FAST.format + PART_FAST.format.remove
 _DATA_TYPE: Final = int(FrameType.DATA)
 _RECOVERED_TYPE: Final = int(FrameType.RECOVERED)
 _AGREED: Final = int(Guarantee.AGREED)
-_ALIKE: Final = struct.Struct(">QIQ")
-_ALIKE_TO: Final = HEADER_BYTES + _ALIKE.size
+_PLACE: Final = struct.Struct(">QIQ")
+_NUMBER_AT: Final = HEADER_BYTES + _PLACE.size
+_NUMBERS: Final = [[bytes((part, count)) for part in range(count)] for count in range(256)]
+"""By the number of parts: which part of how many, for each of them."""
 PART_OVERHEAD_BYTES: Final = HEADER_BYTES + PART_FAST.size
 """Bytes of a packet before its part of the content."""
 DATA_HEAD_BYTES: Final = DATA_FAST.size
@@ -141,14 +143,15 @@ Packets: TypeAlias = Sequence[bytes | memoryview]
 
 
 class Part(NamedTuple):
-    """One of several parts of a frame, or some that stand in a row, or all."""
+    """One of several parts of a frame, or all of them."""
 
     type: int
+    checksum: int  #: of the frame
     sender: NodeId
     life: int
     ring: RingId
     seq: int
-    part: int  #: the first of them
+    part: int  #: which one; of all, the first
     parts: int  #: how many the frame has
     packets: Packets
 
@@ -267,22 +270,17 @@ def cut(
 ) -> Packets:
     """The packets that carry a frame's *content*, each of up to *packet_bytes_max*."""
     size = packet_bytes_max - PART_OVERHEAD_BYTES
+    checked = sealer.checked + _PLACE.pack(ring[0], ring[1], seq)
+    checksum = crc32(content, crc32(checked))
+    head = HEADER_START.pack(MAGIC, PROTOCOL_VERSION, kind, checksum) + checked
     length = len(content)
     if length <= size:
-        return [sealer.seal(kind, PART_FAST.pack(ring[0], ring[1], seq, 0, 1), content)]
-    # What a part's checksum covers begins alike in all of them, so that is summed up once; and all
-    # parts are put together at once.
-    alike = sealer.checked + _ALIKE.pack(ring[0], ring[1], seq)
-    begun = crc32(alike)
-    start = HEADER_START.pack(MAGIC, PROTOCOL_VERSION, kind)
+        return [b"".join((head, b"\0\1", content))]
     view = memoryview(content)
-    count = -(-length // size)
-    pieces: list[bytes | memoryview] = []
-    for part in range(count):
-        place = bytes((part, count))
-        piece = view[part * size : (part + 1) * size]
-        checksum = crc32(piece, crc32(place, begun))
-        pieces += (start, checksum.to_bytes(4), alike, place, piece)
+    heads = [head + number for number in _NUMBERS[-(-length // size)]]
+    pieces: list[bytes | memoryview] = [b""] * (2 * len(heads))
+    pieces[::2] = heads
+    pieces[1::2] = [view[start : start + size] for start in range(0, length, size)]
     return Train(b"".join(pieces), packet_bytes_max)
 
 
@@ -312,7 +310,6 @@ def read_part(packet: bytes | memoryview, network: int, known: RingId) -> Part |
         magic != MAGIC
         or version != PROTOCOL_VERSION
         or (frame_type != _DATA_TYPE and frame_type != _RECOVERED_TYPE)
-        or crc32(memoryview(packet)[CHECKED_FROM:]) != checksum
         or its_network != network
         or sender == 0
         or seq == 0
@@ -324,36 +321,18 @@ def read_part(packet: bytes | memoryview, network: int, known: RingId) -> Part |
         ring = known
     else:
         ring = RingId(ring_seq, representative)
-    return tuple.__new__(Part, (frame_type, sender, life, ring, seq, part, parts, (packet,)))
+    return tuple.__new__(
+        Part, (frame_type, checksum, sender, life, ring, seq, part, parts, (packet,))
+    )
 
 
 def read_train(train: Train, network: int, known: RingId) -> Part | None:
-    """Read a train of good packets that are parts of one frame in a row; None if it is not that.
+    """Read a train of all parts of one frame; None if it does not look like that.
 
-    What is in the header of all of them is read once, and in the others only held against it.
+    Whether all are what the first one says, the frame's checksum will tell.
     """
-    view, size = train.view, train.packet_bytes
-    first = read_part(view[:size], network, known)
-    if first is None:
-        return None
-    start, alike = bytes(view[:4]), bytes(view[CHECKED_FROM:_ALIKE_TO])
-    begun = crc32(alike)
-    part, parts = first.part, first.parts
-    length = len(view)
-    for at in range(size, length, size):
-        part += 1
-        content_at = at + PART_OVERHEAD_BYTES
-        if (
-            content_at >= length
-            or view[at : at + 4] != start
-            or view[at + CHECKED_FROM : at + _ALIKE_TO] != alike
-            or view[at + _ALIKE_TO] != part
-            or view[at + _ALIKE_TO + 1] != parts
-            or crc32(view[at + _ALIKE_TO : at + size], begun)
-            != int.from_bytes(view[at + 4 : at + 8])
-        ):
-            return None
-    if part >= parts:
+    first = read_part(train.view[: train.packet_bytes], network, known)
+    if first is None or first.part != 0 or first.parts != len(train):
         return None
     return first._replace(packets=train)
 
@@ -366,14 +345,22 @@ def parse_part(header: Header, packet: bytes | memoryview) -> Part:
     if seq == 0 or part >= parts or parts > PARTS_MAX:
         raise MalformedPacket("malformed", "a part of a frame has impossible fields")
     ring = RingId(ring_seq, NodeId(representative))
-    return Part(header.type, header.sender, header.life, ring, seq, part, parts, (packet,))
+    return Part(
+        header.type, header.checksum, header.sender, header.life, ring, seq, part, parts, (packet,)
+    )
 
 
 def parse_frame(part: Part, packets: Packets) -> Data | Recovered:
     """The frame that came in *packets*, of which *part* is one. Raises MalformedPacket."""
     buffer, start = packets[0], PART_OVERHEAD_BYTES
-    if part.parts > 1:
+    checksum = crc32(buffer[CHECKED_FROM:_NUMBER_AT])
+    if part.parts == 1:
+        checksum = crc32(memoryview(buffer)[start:], checksum)
+    else:
         buffer, start = _content(packets), 0
+        checksum = crc32(buffer, checksum)
+    if checksum != part.checksum:
+        raise MalformedPacket("checksum", "a frame was damaged on its way")
     if part.type == _DATA_TYPE:
         return parse_data(part.sender, part.life, part.ring, part.seq, buffer, start, packets)
     if len(buffer) - start < RECOVERED_HEAD_BYTES:
@@ -391,10 +378,7 @@ def _content(packets: Packets) -> bytes:
     if type(packets) is Train:
         view, size = packets.view, packets.packet_bytes
         return b"".join(
-            [
-                view[at + PART_OVERHEAD_BYTES : at + size]
-                for at in range(0, len(packets.buffer), size)
-            ]
+            [view[at + PART_OVERHEAD_BYTES : at + size] for at in range(0, len(view), size)]
         )
     return b"".join([packet[PART_OVERHEAD_BYTES:] for packet in packets])
 

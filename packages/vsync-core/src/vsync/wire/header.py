@@ -1,7 +1,7 @@
 """What every packet begins with: 24 bytes, big-endian.
 
-A checksum over all that follows it makes each packet complete in itself: of a burst that loses
-one packet, the others stay good.
+The checksum is over all that follows it; but that of a frame in several packets (see ``data``) is
+over the frame, once it is put together.
 """
 
 import hashlib
@@ -32,11 +32,14 @@ class FrameType(IntEnum):
     RECOVERED = 6  #: a data frame of an old ring, exchanged while recovering
 
 
+IN_PARTS: Final = frozenset((int(FrameType.DATA), int(FrameType.RECOVERED)))
+"""Types of frames that may travel in several packets."""
+
 HEADER = Struct(
     "magic" / Const(MAGIC),
     "version" / Const(PROTOCOL_VERSION, Int8ub),
     "type" / Int8ub,
-    "checksum" / Int32ub,  # CRC-32 of all that follows; tells damage, not forgery
+    "checksum" / Int32ub,  # CRC-32 of what follows; tells damage, not forgery
     "network" / Int32ub,  # hash of the ring's name: rings that share a network stay apart
     "sender" / Int32ub,  # node id of the frame's author; a repeated data packet keeps it
     "life" / Int64ub,  # tells one life of that node from another
@@ -44,7 +47,8 @@ HEADER = Struct(
 """The declaration; ``HEADER_FAST`` is its twin."""
 
 HEADER_FAST: Final = struct.Struct(">2sBBIIIQ")
-HEADER_START: Final = struct.Struct(">2sBB")
+HEADER_START: Final = struct.Struct(">2sBBI")
+"""Up to where the checksum begins to count."""
 HEADER_BYTES: Final = HEADER_FAST.size
 CHECKED_FROM: Final = 8
 """Offset of the first byte that the checksum covers."""
@@ -60,6 +64,7 @@ class Header(NamedTuple):
     """The part of a header that its readers need."""
 
     type: int
+    checksum: int
     sender: NodeId
     life: int
 
@@ -78,11 +83,10 @@ class Sealer:
         """What the checksums of all packets of this sender begin with."""
         self._checksum = zlib.crc32(self.checked)
 
-    def seal(self, frame_type: int, body: bytes, rest: bytes | memoryview = b"") -> bytes:
-        """The packet of *body*, which *rest* is the end of."""
-        checksum = zlib.crc32(rest, zlib.crc32(body, self._checksum))
-        head = HEADER_FAST.pack(MAGIC, PROTOCOL_VERSION, frame_type, checksum, *self._fields)
-        return b"".join((head, body, rest))
+    def seal(self, frame_type: int, body: bytes) -> bytes:
+        """The packet of *body*."""
+        checksum = zlib.crc32(body, self._checksum)
+        return HEADER_FAST.pack(MAGIC, PROTOCOL_VERSION, frame_type, checksum, *self._fields) + body
 
 
 def seal(frame_type: int, network: int, sender: int, life: int, body: bytes) -> bytes:
@@ -91,7 +95,10 @@ def seal(frame_type: int, network: int, sender: int, life: int, body: bytes) -> 
 
 
 def unseal(packet: bytes | memoryview, network: int) -> Header:
-    """Check the header of *packet*. Raises MalformedPacket, its reason fit for a counter."""
+    """Check the header of *packet*, and the checksum unless that is of a frame in parts.
+
+    Raises MalformedPacket, its reason fit for a counter.
+    """
     if len(packet) < HEADER_BYTES:
         raise MalformedPacket("truncated", f"{len(packet)} bytes are no packet")
     magic, version, frame_type, checksum, its_network, sender, life = HEADER_FAST.unpack_from(
@@ -101,10 +108,10 @@ def unseal(packet: bytes | memoryview, network: int) -> Header:
         raise MalformedPacket("garbage", "the packet does not begin with the magic number")
     if version != PROTOCOL_VERSION:
         raise MalformedPacket("version", f"protocol version {version}, not {PROTOCOL_VERSION}")
-    if zlib.crc32(memoryview(packet)[CHECKED_FROM:]) != checksum:
+    if frame_type not in IN_PARTS and zlib.crc32(memoryview(packet)[CHECKED_FROM:]) != checksum:
         raise MalformedPacket("checksum", "the packet was damaged on its way")
     if its_network != network:
         raise MalformedPacket("other_ring", "the packet belongs to a ring of another name")
     if sender == 0:
         raise MalformedPacket("malformed", "the sender's node id is 0")
-    return Header(frame_type, NodeId(sender), life)
+    return Header(frame_type, checksum, NodeId(sender), life)
