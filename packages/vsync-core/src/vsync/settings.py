@@ -79,13 +79,13 @@ class RingSettings(Strict):
     receive_failed_s: float = Field(default=3.0, ge=0.1, le=3600)
     """How long a node may hold up the ring for a message that it cannot get, before it leaves."""
 
-    window_packets: int = Field(default=256, ge=1, le=65536)
+    window_packets: int = Field(default=1024, ge=1, le=65536)
     """New packets of all nodes in one rotation of the token. Also limited by the receive buffer."""
 
-    packets_per_visit: int = Field(default=96, ge=1, le=65536)
+    packets_per_visit: int = Field(default=528, ge=1, le=65536)
     """New packets that one node may send at one visit of the token."""
 
-    accelerated_packets: int = Field(default=32, ge=0, le=65536)
+    accelerated_packets: int = Field(default=264, ge=0, le=65536)
     """Packets that a node may send after it passed the token (Accelerated Ring); 0 turns it off."""
 
     message_bytes_max: int = Field(default=2**20, ge=1, le=MESSAGE_BYTES_LIMIT)

@@ -166,10 +166,10 @@ class TransportUDPU(Transport):
         hellos: list[Packet] = []
         for arrival in batch:
             data = arrival.data
-            if (data.view if isinstance(data, Train) else data)[:length] != mark:
+            if isinstance(data, Train) and mark not in bytes(data.buffer):
                 plain.append(arrival)
                 continue
-            for packet in flat([arrival]):  # a train that begins with a hello may go on with data
+            for packet in flat([arrival]):
                 (hellos if packet.data[:length] == mark else plain).append(packet)
         if hellos:
             self._hear(self._peers, hellos)

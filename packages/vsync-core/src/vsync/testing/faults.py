@@ -209,8 +209,8 @@ def random_settings(random: Random) -> tuple[RingSettings, int]:
     settings = RingSettings(
         transport="simulated",
         preset=random.choice(["lan", "lan", "loopback"]),
-        accelerated_packets=random.choice([0, 32]),
-        window_packets=random.choice([8, 64, 256]),
+        accelerated_packets=random.choice([0, 264]),
+        window_packets=random.choice([8, 64, 1024]),
     )
     return settings, random.choice([400, 1472])
 
