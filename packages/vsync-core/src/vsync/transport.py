@@ -5,10 +5,12 @@ synchronous and never blocks: the ring's thread waits on its file descriptors, t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, overload
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from pydantic import BaseModel
+
+from vsync.train import Train as Train
 
 Address: TypeAlias = Hashable
 """Where a packet came from, and so where an answer goes. Opaque to all but its transport."""
@@ -18,51 +20,6 @@ EVERYONE: Final = None
 
 TRANSPORT_API: Final = 1
 """Raised when this interface changes so that older plugins no longer fit."""
-
-
-class Train(Sequence[memoryview]):
-    """Packets of one size, the last maybe shorter, one behind the other in one buffer.
-
-    A sequence of packets like any other; transports with segmentation offload carry it in one go.
-    """
-
-    __slots__ = ("buffer", "packet_bytes", "view")
-
-    def __init__(self, buffer: bytes | memoryview, packet_bytes: int) -> None:
-        self.buffer = buffer
-        self.packet_bytes = packet_bytes
-        self.view = memoryview(buffer)
-
-    def __len__(self) -> int:
-        return -(-len(self.buffer) // self.packet_bytes)
-
-    @overload
-    def __getitem__(self, place: int) -> memoryview: ...
-    @overload
-    def __getitem__(self, place: slice) -> "Train": ...
-    def __getitem__(self, place: int | slice) -> "memoryview | Train":
-        size = self.packet_bytes
-        if isinstance(place, slice):
-            start, stop, step = place.indices(len(self))
-            if step != 1:
-                raise ValueError("packets of a train stand one behind the other")
-            return Train(self.view[start * size : max(start, stop) * size], size)
-        if place < 0:
-            place += len(self)
-        if not 0 <= place < len(self):
-            raise IndexError("the train is not that long")
-        return self.view[place * size : (place + 1) * size]
-
-    def __iter__(self) -> Iterator[memoryview]:
-        view, size = self.view, self.packet_bytes
-        return iter([view[start : start + size] for start in range(0, len(view), size)])
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, Sequence) and not isinstance(other, bytes | memoryview):
-            return list(self) == list(other)
-        return NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 class Packet(NamedTuple):

@@ -28,7 +28,8 @@ from vsync.errors import (
 )
 from vsync.events import ConfigurationChanged
 from vsync.settings import RingSettings
-from vsync.transport import Address, Arrival, Burst, Packet, Train
+from vsync.train import Train
+from vsync.transport import Address, Arrival, Burst, Packet
 from vsync.vocabulary import (
     GROUPS_PER_MESSAGE_MAX,
     Cause,

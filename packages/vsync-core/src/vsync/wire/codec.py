@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from vsync.errors import MalformedPacket
-from vsync.transport import Train
+from vsync.train import Train
 from vsync.vocabulary import NodeId, RingId
 from vsync.wire import control, data, token
 from vsync.wire.control import Beacon, Commit, Join, Wake

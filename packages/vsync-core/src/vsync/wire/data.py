@@ -30,7 +30,7 @@ from construct import (
 )
 
 from vsync.errors import MalformedPacket
-from vsync.transport import Train
+from vsync.train import Train
 from vsync.vocabulary import (
     GROUP_KEY_BYTES,
     GROUPS_PER_MESSAGE_MAX,
