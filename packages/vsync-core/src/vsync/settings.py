@@ -25,18 +25,18 @@ PRESETS: Final[dict[str, dict[str, Any]]] = {
     "loopback": {
         "token_lost_s": 0.2,
         "token_resend_s": 0.05,
-        "hold_s": 0.03,
+        "hold_s": 0.06,
         "consensus_s": 0.08,
         "join_s": 0.02,
-        "beacon_s": 0.04,
+        "beacon_s": 0.06,
     },
     "wan": {
         "token_lost_s": 3.0,
         "token_resend_s": 0.7,
-        "hold_s": 0.5,
+        "hold_s": 1.0,
         "consensus_s": 1.5,
         "join_s": 0.2,
-        "beacon_s": 0.5,
+        "beacon_s": 1.0,
         "receive_failed_s": 20.0,
     },
 }
@@ -62,9 +62,10 @@ class RingSettings(Strict):
     """Wait before a token that may be lost is sent again. Leave room for several tries within
     ``token_lost_s``."""
 
-    hold_s: float = Field(default=0.05, ge=0.001, le=600)
+    hold_s: float = Field(default=0.1, ge=0.001, le=600)
     """How long the representative keeps the token of an idle ring. Longer saves CPU; a node with
-    something to send wakes the token at once. Must be below ``token_resend_s``."""
+    something to send wakes the token at once. Leave room for two times ``token_resend_s`` within
+    ``token_lost_s``."""
 
     join_s: float = Field(default=0.025, ge=0.005, le=600)
     """Interval between repeated joins while gathering, and between commit token resends."""
@@ -73,7 +74,7 @@ class RingSettings(Strict):
     """Wait for every node heard of to agree on the membership, before the silent ones are left
     out. Must allow several joins."""
 
-    beacon_s: float = Field(default=0.05, ge=0.005, le=600)
+    beacon_s: float = Field(default=0.1, ge=0.005, le=600)
     """Interval of the representative's beacon, by which rings find each other after a partition."""
 
     receive_failed_s: float = Field(default=3.0, ge=0.1, le=3600)
@@ -108,8 +109,8 @@ class RingSettings(Strict):
     def _check_relations(self) -> Self:
         if self.token_resend_s * 2 > self.token_lost_s:
             raise ValueError("token_lost_s must allow at least two times token_resend_s")
-        if self.hold_s >= self.token_resend_s:
-            raise ValueError("hold_s must be below token_resend_s")
+        if self.hold_s + self.token_resend_s * 2 > self.token_lost_s:
+            raise ValueError("token_lost_s must allow hold_s and two times token_resend_s after it")
         if self.join_s * 2 > self.consensus_s:
             raise ValueError("consensus_s must allow at least two times join_s")
         return self

@@ -464,9 +464,9 @@ class NodeSession(Session):
         node = self._node
         self._check_open()
         limit = node.settings.ring.message_bytes_max
-        for payload in payloads:
-            if len(payload) > limit:
-                raise MessageTooLarge(len(payload), limit)
+        largest = max(map(len, payloads), default=0)
+        if largest > limit:
+            raise MessageTooLarge(largest, limit)
         node._driver.engine.groups.check_sender(self._seat.session, groups)
 
     def _check_open(self) -> None:
@@ -523,6 +523,9 @@ class NodeServiceSession(NodeSession, ServiceSession):
 
 def _parts(payloads: list[bytes], size_max: int) -> Iterator[list[bytes]]:
     """*payloads* in parts that fit *size_max* together, or are one payload."""
+    if 0 < len(payloads) <= MESSAGES_PER_TURN and sum(map(len, payloads)) <= size_max:
+        yield payloads
+        return
     part: list[bytes] = []
     size = 0
     for payload in payloads:

@@ -281,7 +281,11 @@ class Ordering(ABC):
         for packets in visit.before:
             self._send(packets)
         # While rings form nobody holds the token, so a silence is a loss sooner.
-        longest_s = settings.token_resend_s if recovering is None else settings.join_s
+        longest_s = settings.join_s
+        if recovering is None:
+            longest_s = settings.token_resend_s
+            if self._rotation.idle_visits and self._successor(self._members) == self._members[0]:
+                longest_s += settings.hold_s  # the representative may keep it
         self._pass_token(token, longest_s, now)
         for packets in visit.after:
             self._send(packets)

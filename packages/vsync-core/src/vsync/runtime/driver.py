@@ -158,8 +158,9 @@ class Driver:
             self._submitted_bytes[submission.priority] += submission.size
             self._submissions.append(submission)
         self._wake()
+        node, life, priority, new = engine.node, engine.life, submission.priority, tuple.__new__
         return [
-            MessageId(engine.node, engine.life, submission.priority, counter)
+            new(MessageId, (node, life, priority, counter))
             for counter in range(first, first + count)
         ]
 
@@ -353,6 +354,8 @@ class Driver:
                         break
                     engine.receive(packets, clock())
                     self._transmit()
+                    if len(packets) == 1:  # little is going on: no need to ask for more at once
+                        break
                 now = clock()
                 self._take_commands(now)
                 deadline = engine.poll_timeout()
