@@ -7,9 +7,11 @@ next frame of that lane. A configuration change never leaves half a message behi
 on the old ring and not finished there starts again, whole, on the new one.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from vsync.vocabulary import GroupKey, Guarantee, Priority
@@ -39,12 +41,15 @@ LANES_BLOCKED: Final = 1
 """Control alone."""
 
 
-class Waiting(NamedTuple):
-    """One accepted message: its counter, its bytes on the wire, its guarantee."""
+@dataclass(slots=True)
+class Batch:
+    """Messages that were accepted together and wait, alike in all but their bytes."""
 
-    counter: int
-    message: bytes
+    counter: int  #: of the first that waits
+    messages: list[bytes]  #: as on the wire
+    costs: list[int]  #: what each and those before it take of a frame, with their lengths
     guarantee: Guarantee
+    place: int = 0  #: of the first that waits
 
 
 @dataclass(slots=True)
@@ -52,7 +57,7 @@ class Lane:
     """The messages of one priority, or the ring's own."""
 
     number: int
-    waiting: deque[Waiting]
+    waiting: deque[Batch]
     pending_bytes: int = 0  #: accepted and not yet put into frames
     offset: int = 0  #: bytes of the first message that were already put into frames
     counter: int = 0  #: of the next message accepted
@@ -103,16 +108,16 @@ class Packer:
         """Queue a control message."""
         self._queue(self._lanes[0], [message], Guarantee.AGREED)
 
-    def _queue(self, lane: Lane, messages: Sequence[bytes], guarantee: Guarantee) -> int:
+    def _queue(self, lane: Lane, messages: list[bytes], guarantee: Guarantee) -> int:
         first = lane.counter
-        lane.counter += len(messages)
-        lane.waiting += [
-            Waiting(counter, message, guarantee) for counter, message in enumerate(messages, first)
-        ]
-        size = sum(map(len, messages))
-        lane.pending_bytes += size
-        self.pending_bytes += size
-        self.pending_messages += len(messages)
+        if messages:
+            costs = list(accumulate([len(message) + _LENGTH_BYTES for message in messages]))
+            lane.waiting.append(Batch(first, messages, costs, guarantee))
+            lane.counter += len(messages)
+            size = costs[-1] - _LENGTH_BYTES * len(messages)
+            lane.pending_bytes += size
+            self.pending_bytes += size
+            self.pending_messages += len(messages)
         return first
 
     @property
@@ -129,7 +134,7 @@ class Packer:
     @property
     def pending_control(self) -> int:
         """Control messages that wait."""
-        return len(self._lanes[0].waiting)
+        return sum(len(batch.messages) - batch.place for batch in self._lanes[0].waiting)
 
     @property
     def backlog_packets(self) -> int:
@@ -151,23 +156,37 @@ class Packer:
 
     def _take_from(self, lane: Lane, room: int) -> PackedFrame:
         waiting = lane.waiting
-        counter, _, guarantee = waiting[0]
+        counter, guarantee = waiting[0].counter, waiting[0].guarantee
         continues = lane.offset > 0
         unfinished = False
         pieces: list[bytes | memoryview] = []
         finished = taken = 0
         while waiting and waiting[0].guarantee is guarantee and len(pieces) < PIECES_MAX:
-            message = waiting[0].message
-            left = len(message) - lane.offset
+            batch = waiting[0]
+            if lane.offset:  # of the first message only the rest
+                message = batch.messages[batch.place]
+                left = len(message) - lane.offset
+                if left + _LENGTH_BYTES <= room:
+                    pieces.append(memoryview(message)[lane.offset :])
+                    room -= left + _LENGTH_BYTES
+                    taken += left
+                    lane.offset = 0
+                    finished += self._finish(lane, batch, 1)
+                    continue
+            else:  # as many whole messages as fit
+                place, costs = batch.place, batch.costs
+                before = costs[place - 1] if place else 0
+                end = bisect_right(costs, before + room, place, len(costs))
+                end = min(end, place + PIECES_MAX - len(pieces))
+                if end > place:
+                    cost = costs[end - 1] - before
+                    pieces += batch.messages[place:end]
+                    room -= cost
+                    taken += cost - _LENGTH_BYTES * (end - place)
+                    finished += self._finish(lane, batch, end - place)
+                    continue
+                message = batch.messages[place]
             room -= _LENGTH_BYTES
-            if left <= room:
-                pieces.append(memoryview(message)[lane.offset :] if lane.offset else message)
-                room -= left
-                lane.offset = 0
-                waiting.popleft()
-                finished += 1
-                taken += left
-                continue
             if room >= PIECE_BYTES_MIN or not pieces:
                 pieces.append(memoryview(message)[lane.offset : lane.offset + room])
                 lane.offset += room
@@ -181,6 +200,15 @@ class Packer:
         lane.index += 1
         flags = flags_of(guarantee, lane.number, continues=continues, unfinished=unfinished)
         return PackedFrame(index, counter, flags, pieces, finished)
+
+    @staticmethod
+    def _finish(lane: Lane, batch: Batch, count: int) -> int:
+        """The first messages of *batch* wait no more: so many of them."""
+        batch.place += count
+        batch.counter += count
+        if batch.place == len(batch.messages):
+            lane.waiting.popleft()
+        return count
 
     def restart(self) -> None:
         """A new ring begins: frames count from 0, and half-sent messages are whole again."""
