@@ -7,6 +7,7 @@ stream are done. Agreed and safe frames wait for the ring's order; see ``log``.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, count, repeat
 from typing import NamedTuple, TypeAlias
 
 from vsync.errors import MalformedPacket
@@ -58,6 +59,25 @@ class Reader:
         self.read_whole(frame, counter, message, 0, (len(message),), configuration, out)
         return out[0] if out else None
 
+    def read_pieces(
+        self,
+        frame: Data,
+        counter: int,
+        pieces: Sequence[memoryview],
+        configuration: Configuration,
+    ) -> Ordered | None:
+        """As ``read``, for a message in pieces; its payload is copied once."""
+        first = pieces[0]
+        begin = HEAD_BYTES_MIN + first[0] * GROUP_KEY_BYTES
+        known = self._heads.get(bytes(first[:begin])) if begin <= len(first) else None
+        if known is None:
+            return self.read(frame, counter, b"".join(pieces), configuration)
+        session, groups = known
+        message = MessageId(frame.sender, frame.life, PRIORITIES[frame.lane], counter)
+        payload = b"".join([first[begin:], *pieces[1:]])
+        guarantee = GUARANTEES[frame.guarantee]
+        return Delivery(message, groups, payload, guarantee, configuration, session)
+
     def read_whole(
         self,
         frame: Data,
@@ -72,26 +92,65 @@ class Reader:
 
         Done for all messages of a frame at a time, since this is where most of a node's work is.
         """
+        packet = bytes(packet)  # no copy where it is that already, as in all but the shortest
+        head = packet[start : start + HEAD_BYTES_MIN + packet[start] * GROUP_KEY_BYTES]
+        known = self._heads.get(head) or self._read_head(head)
+        starts = list(accumulate(lengths[:-1], initial=start))
+        if (
+            known is None
+            or min(lengths) < len(head)
+            or not all(map(packet.startswith, repeat(head), starts))
+        ):
+            self._read_each(frame, counter, packet, starts, lengths, configuration, out)
+            return
+        # Most often all messages of a frame have one head. What the classes' own constructors do
+        # is done here without a call in Python for each.
+        session, groups = known
+        new = tuple.__new__
         sender, life = frame.sender, frame.life
         priority, guarantee = PRIORITIES[frame.lane], GUARANTEES[frame.guarantee]
-        heads, append, new = self._heads, out.append, tuple.__new__
-        for length in lengths:
-            payload_from = HEAD_BYTES_MIN + packet[start] * GROUP_KEY_BYTES
+        begin = len(head)
+        out += [
+            new(
+                Delivery,
+                (
+                    new(MessageId, (sender, life, priority, number)),
+                    groups,
+                    packet[place + begin : place + length],
+                    guarantee,
+                    configuration,
+                    session,
+                ),
+            )
+            for number, place, length in zip(count(counter), starts, lengths, strict=False)
+        ]
+
+    def _read_each(
+        self,
+        frame: Data,
+        counter: int,
+        packet: bytes,
+        starts: Sequence[int],
+        lengths: Sequence[int],
+        configuration: Configuration,
+        out: list[Ordered],
+    ) -> None:
+        """As ``read_whole``, for messages that differ in their heads, or make no sense."""
+        priority, guarantee = PRIORITIES[frame.lane], GUARANTEES[frame.guarantee]
+        for number, start, length in zip(count(counter), starts, lengths, strict=False):
+            payload_from = start + HEAD_BYTES_MIN + packet[start] * GROUP_KEY_BYTES
+            end = start + length
+            head = packet[start:payload_from]
             known = None
-            if payload_from <= length:
-                head = bytes(packet[start : start + payload_from])
-                known = heads.get(head) or self._read_head(head)
+            if payload_from <= end:
+                known = self._heads.get(head) or self._read_head(head)
             if known is None:
                 self.malformed += 1
             else:
-                # What the classes' own constructors do, without a call in Python for each.
-                message = new(MessageId, (sender, life, priority, counter))
-                payload = bytes(packet[start + payload_from : start + length])
-                append(
-                    new(Delivery, (message, known[1], payload, guarantee, configuration, known[0]))
-                )
-            start += length
-            counter += 1
+                session, groups = known
+                message = MessageId(frame.sender, frame.life, priority, number)
+                payload = packet[payload_from:end]
+                out.append(Delivery(message, groups, payload, guarantee, configuration, session))
 
     def _read_head(self, head: bytes) -> tuple[int, tuple[GroupKey, ...]] | None:
         """The session and the groups that *head* names, remembered; None if it makes no sense."""
@@ -247,7 +306,7 @@ class Stream:
         if size > self.reader.bytes_max:
             self.reader.malformed += 1
             return
-        delivery = self.reader.read(frame, frame.counter, b"".join(begun), configuration)
+        delivery = self.reader.read_pieces(frame, frame.counter, begun, configuration)
         if delivery is not None:
             out.append(delivery)
 
