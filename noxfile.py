@@ -89,6 +89,15 @@ def daemon(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
+def profile(session: nox.Session) -> None:
+    """Tell where the time of a message goes, by layer; ``-- --write`` writes docs/profiles.md.
+
+    Needs root, for network namespaces.
+    """
+    run_python(session, "-m", "benchmarks.profile", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
 def coverage(session: nox.Session) -> None:
     """Run the tests and list the lines and branches that none of them reached."""
     run_tool(session, "coverage", "run", "-m", "pytest", "-m", "not network", *session.posargs)
