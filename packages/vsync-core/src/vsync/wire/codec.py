@@ -95,9 +95,14 @@ class Codec:
         pieces: Sequence[bytes | memoryview],
     ) -> Data:
         """A data frame of this node, with its packets."""
-        content, lengths = data.build_data(index, counter, flags, pieces)
-        packets = self._cut(FrameType.DATA, ring, seq, content)
-        first_byte = data.DATA_HEAD_BYTES + 2 * len(lengths)
+        lengths = tuple(map(len, pieces))
+        head = data.data_head(index, counter, flags, lengths)
+        buffer: bytes | memoryview
+        if len(pieces) == 1:
+            begin, buffer, first_byte = head, pieces[0], 0
+        else:
+            begin, buffer, first_byte = b"", b"".join((head, *pieces)), len(head)
+        packets = self._cut(FrameType.DATA, ring, seq, begin, buffer)
         return Data(
             self._node,
             self._life,
@@ -107,7 +112,7 @@ class Codec:
             counter,
             flags,
             lengths,
-            content,
+            buffer,
             first_byte,
             packets,
         )
@@ -115,10 +120,12 @@ class Codec:
     def recovered(self, ring: RingId, seq: int, inner: Data) -> Recovered:
         """A wrapped old frame, with its packets."""
         content = data.build_recovered(inner)
-        return Recovered(ring, seq, inner, self._cut(FrameType.RECOVERED, ring, seq, content))
+        return Recovered(ring, seq, inner, self._cut(FrameType.RECOVERED, ring, seq, b"", content))
 
-    def _cut(self, kind: FrameType, ring: RingId, seq: int, content: bytes) -> Packets:
-        return data.cut(self._sealer, kind, ring, seq, content, self._packet_bytes_max)
+    def _cut(
+        self, kind: FrameType, ring: RingId, seq: int, begin: bytes, rest: bytes | memoryview
+    ) -> Packets:
+        return data.cut(self._sealer, kind, ring, seq, begin, rest, self._packet_bytes_max)
 
     def token(self, frame: Token) -> bytes:
         """A token's packet."""

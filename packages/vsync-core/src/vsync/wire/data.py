@@ -211,10 +211,13 @@ class Data:
         self.packets = packets
 
     @property
-    def content(self) -> memoryview:
+    def content(self) -> bytes:
         """What the packets carry together."""
-        before = DATA_HEAD_BYTES + 2 * len(self.lengths)
-        return memoryview(self.buffer)[self.first_byte - before :]
+        flags = flags_of(
+            self.guarantee, self.lane, continues=self.continues, unfinished=self.unfinished
+        )
+        head = data_head(self.index, self.counter, flags, self.lengths)
+        return b"".join((head, memoryview(self.buffer)[self.first_byte :]))
 
     def __repr__(self) -> str:
         return f"Data(ring={self.ring}, seq={self.seq}, sender={self.sender}, index={self.index})"
@@ -250,13 +253,10 @@ def flags_of(guarantee: int, lane: int, *, continues: bool, unfinished: bool) ->
     )
 
 
-def build_data(
-    index: int, counter: int, flags: int, pieces: Sequence[bytes | memoryview]
-) -> tuple[bytes, tuple[int, ...]]:
-    """The content of a data frame, and its table of lengths."""
-    lengths = tuple(map(len, pieces))
-    head = DATA_FAST.pack(index, counter, flags, len(lengths))
-    return b"".join((head, _TABLES[len(lengths)].pack(*lengths), *pieces)), lengths
+def data_head(index: int, counter: int, flags: int, lengths: Sequence[int]) -> bytes:
+    """What stands before the pieces in the content of a data frame."""
+    count = len(lengths)
+    return DATA_FAST.pack(index, counter, flags, count) + _TABLES[count].pack(*lengths)
 
 
 def build_recovered(frame: Data) -> bytes:
@@ -266,21 +266,35 @@ def build_recovered(frame: Data) -> bytes:
 
 
 def cut(
-    sealer: Sealer, kind: FrameType, ring: RingId, seq: int, content: bytes, packet_bytes_max: int
+    sealer: Sealer,
+    kind: FrameType,
+    ring: RingId,
+    seq: int,
+    begin: bytes,
+    rest: bytes | memoryview,
+    packet_bytes_max: int,
 ) -> Packets:
-    """The packets that carry a frame's *content*, each of up to *packet_bytes_max*."""
+    """The packets that carry a frame's content, each of up to *packet_bytes_max*.
+
+    The content is *begin* and *rest*.
+    """
     size = packet_bytes_max - PART_OVERHEAD_BYTES
     checked = sealer.checked + _PLACE.pack(ring[0], ring[1], seq)
-    checksum = crc32(content, crc32(checked))
+    checksum = crc32(rest, crc32(begin, crc32(checked)))
     head = HEADER_START.pack(MAGIC, PROTOCOL_VERSION, kind, checksum) + checked
-    length = len(content)
+    length = len(begin) + len(rest)
     if length <= size:
-        return [b"".join((head, b"\0\1", content))]
-    view = memoryview(content)
+        return [b"".join((head, b"\0\1", begin, rest))]
+    if len(begin) > size:
+        begin, rest = b"", b"".join((begin, rest))
+    view = memoryview(rest)
     heads = [head + number for number in _NUMBERS[-(-length // size)]]
+    heads[0] += begin
+    first = size - len(begin)
     pieces: list[bytes | memoryview] = [b""] * (2 * len(heads))
     pieces[::2] = heads
-    pieces[1::2] = [view[start : start + size] for start in range(0, length, size)]
+    pieces[1] = view[:first]
+    pieces[3::2] = [view[start : start + size] for start in range(first, len(rest), size)]
     return Train(b"".join(pieces), packet_bytes_max)
 
 
