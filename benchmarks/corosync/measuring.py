@@ -1,0 +1,122 @@
+"""One measurement: hosts, a peer stood up on them, one window of time, and everything gone again."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.corosync.cases import Case, Lost, Outcome, Part
+from benchmarks.corosync.machine import processors
+from benchmarks.corosync.members import Failed, Member
+from benchmarks.corosync.peers import Peer
+from tests.transport_udp.hosts import Ethernet, Host, run
+
+READY_WITHIN_S: Final = 25.0
+ENDS_WITHIN_S: Final = 10.0
+"""How long after the window a member may take to say what it counted."""
+
+START_S: Final = 0.05
+"""From telling the members until they send."""
+
+LATENCY_LONGER: Final = 2.0
+"""Latency is measured for so many times the seconds of a rate: rare events need many samples."""
+
+
+def measure(
+    peer: Peer, case: Case, *, attempt: int, seconds: float, warm_s: float, load: float = 0
+) -> Outcome:
+    """Measure *peer* in *case*; what went wrong is in the outcome."""
+    outcome = Outcome(peer=peer.name, case=case, attempt=attempt, offered=load)
+    outcome.failed = peer.missing()
+    if outcome.failed is None:
+        if case.probes:
+            seconds *= LATENCY_LONGER
+        try:
+            _measure(peer, case, outcome, seconds, warm_s)
+        except Failed as failed:
+            outcome.failed = str(failed)
+    return outcome
+
+
+def _measure(peer: Peer, case: Case, outcome: Outcome, seconds: float, warm_s: float) -> None:
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vsync-bench-")))
+        ethernet = stack.enter_context(Ethernet())
+        hosts = [ethernet.add_host() for _ in range(case.nodes)]
+        if case.lost in (Lost.PACKETS, Lost.BURSTS):
+            for host in hosts:
+                lose(host, case.loss_percent, split=case.lost is Lost.PACKETS)
+        members = peer.start(hosts, directory, case, outcome.offered, stack)
+        deadline = time.monotonic() + READY_WITHIN_S
+        for number, member in enumerate(members, 1):
+            member.hear(max(0.0, deadline - time.monotonic()), f"a ring of all at node {number}")
+        from_ns = time.monotonic_ns() + int((START_S + warm_s) * 1e9)
+        to_ns = from_ns + int(seconds * 1e9)
+        for member in members:
+            member.tell(f"{from_ns} {to_ns}")
+        sleep_until(from_ns)
+        before = processors()
+        sleep_until(to_ns)
+        spent = processors().since(before)
+        fill(outcome, hear_all(members), case, seconds)
+        outcome.cpu_s, outcome.stolen_s = spent
+
+
+def lose(host: Host, percent: float, *, split: bool) -> None:
+    """Lose packets on their way into *host*; with *split*, what it sends leaves as single packets.
+
+    Splitting belongs to the condition, not to the loss: it is done at 0 % too.
+    """
+    if split:
+        host.ip("link", "set", "dev", "eth0", "gso_max_segs", "1")
+    if percent:
+        rules = (
+            "table netdev lossy {\n"
+            "  chain received {\n"
+            '    type filter hook ingress device "eth0" priority 0;\n'
+            f"    numgen random mod 10000 < {round(percent * 100)} drop\n"
+            "  }\n"
+            "}\n"
+        )
+        host.run(lambda: run("nft", rules))
+
+
+def hear_all(members: Sequence[Member]) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + ENDS_WITHIN_S
+    return [
+        member.hear(max(0.0, deadline - time.monotonic()), f"the count of node {number}")
+        for number, member in enumerate(members, 1)
+    ]
+
+
+def fill(outcome: Outcome, told: list[dict[str, Any]], case: Case, seconds: float) -> None:
+    """Write what the members told into the outcome. Raises Failed if there is nothing in it."""
+    if case.part is Part.RAW:
+        told = told[1:]  # the sender hears nothing
+    outcome.seconds = seconds
+    outcome.rates = [each["received"] / seconds for each in told]
+    outcome.byte_rates = [each["bytes"] / seconds for each in told]
+    outcome.accepted = sum(each.get("sent", 0) for each in told) / seconds
+    if case.probes:
+        outcome.own_us = summary([time for each in told for time in each["own_us"]])
+        outcome.others_us = summary([time for each in told for time in each["others_us"]])
+        if not outcome.others_us:
+            raise Failed("collapsed: not one probe was delivered")
+    elif not outcome.rate:
+        raise Failed("collapsed: a receiver was delivered nothing")
+
+
+def summary(times: list[float]) -> dict[str, float]:
+    """p50, p99, p99.9 and the longest of *times*, and how many there are."""
+    times = sorted(times)
+    if not times:
+        return {}
+    quantiles = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+    found = {name: times[int(part * (len(times) - 1) + 0.5)] for name, part in quantiles.items()}
+    return {**found, "max": times[-1], "count": len(times)}
+
+
+def sleep_until(then_ns: int) -> None:
+    time.sleep(max(0.0, (then_ns - time.monotonic_ns()) / 1e9))
