@@ -32,6 +32,7 @@ enum {
     NODES_MAX = 64,
     PROBE_BYTES = 64,
     SENDS_A_TURN = 32,        /* then dispatch: sends without end starve the receiving */
+    BYTES_A_TURN = 65536,
     DISPATCHES_A_TURN = 256,
     SAMPLES_MAX = 4 << 20,
     PATIENCE_NS = 50000,      /* after TRY_AGAIN; a longer sleep costs Corosync much of its rate */
@@ -204,7 +205,7 @@ int main(int argc, char **argv)
     struct cpg_name group;
     cpg_handle_t handle;
     cs_error_t error;
-    int descriptor, told = 0, running = 0, sends;
+    int descriptor, told = 0, running = 0, sends, sends_a_turn;
     double rate;
     uint64_t probe_ns, offset_ns, began_ns = 0, next_probe_ns = 0, tried_ns = 0;
     uLong crc, probe_crc;
@@ -221,6 +222,9 @@ int main(int argc, char **argv)
     offset_ns = strtoull(argv[7], NULL, 10);
     if (size < sizeof(struct trailer))
         fail("SIZE is too small", (long)size);
+    sends_a_turn = size >= BYTES_A_TURN ? 1 : (int)(BYTES_A_TURN / size);
+    if (sends_a_turn > SENDS_A_TURN)
+        sends_a_turn = SENDS_A_TURN;
     group.length = (uint32_t)strlen(argv[8]);
     memcpy(group.value, argv[8], group.length);
     own.ns = malloc(SAMPLES_MAX * sizeof *own.ns);
@@ -270,7 +274,7 @@ int main(int argc, char **argv)
             uint64_t due = UINT64_MAX;
             if (rate > 0)
                 due = (uint64_t)((double)(now_ns - began_ns) * rate / 1e9);
-            for (int i = 0; i < SENDS_A_TURN && sent[BULK] < due && !refused; i++) {
+            for (int i = 0; i < sends_a_turn && sent[BULK] < due && !refused; i++) {
                 if (send_one(handle, BULK, 0, filling, size, crc)) {
                     busy = 1;
                     if (now_ns >= from_ns && now_ns < to_ns)

@@ -62,7 +62,7 @@ class Measured:
                 tasks.start_soon(self._send_paced if self._options.rate else self._send)
             if self._options.probe_ns:
                 tasks.start_soon(self._probe)
-            await anyio.sleep((self._to_ns - time.monotonic_ns()) / 1e9)
+            await anyio.sleep(max(0, self._to_ns - time.monotonic_ns()) / 1e9)
             tell(await self._result())
             await anyio.to_thread.run_sync(sys.stdin.read)
             # What is still queued does not matter, and all members end together.
@@ -124,7 +124,7 @@ class Measured:
         make = Maker(self._node, Kind.PROBE, PROBE_BYTES).make
         next_ns = time.monotonic_ns() + self._options.probe_offset_ns
         while next_ns < self._to_ns:
-            await anyio.sleep((next_ns - time.monotonic_ns()) / 1e9)
+            await anyio.sleep(max(0, next_ns - time.monotonic_ns()) / 1e9)
             await self._hand_over([make(now_ns := time.monotonic_ns())])
             # What was missed is not made up for.
             next_ns = max(next_ns, now_ns - self._options.probe_ns) + self._options.probe_ns
@@ -180,13 +180,24 @@ def main() -> int:
     options = parser.parse_args()
     try:
         anyio.run(measured, options)
-    except* WrongMessage as wrong:
-        tell({"wrong": str(wrong.exceptions[0])})
+    except BaseExceptionGroup as group:
+        tell(complaint(group))
         return 1
-    except* vsync.VsyncError as failed:
-        tell({"failed": str(failed.exceptions[0])})
+    except (WrongMessage, vsync.VsyncError) as error:
+        tell(complaint(error))
         return 1
     return 0
+
+
+def complaint(error: BaseException) -> dict[str, Any]:
+    """What went wrong, as the benchmark takes it; a bug keeps its traceback."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, WrongMessage):
+        return {"wrong": str(error)}
+    if isinstance(error, vsync.VsyncError):
+        return {"failed": f"{type(error).__name__}: {error}"}
+    raise error
 
 
 if __name__ == "__main__":
