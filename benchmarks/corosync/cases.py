@@ -35,7 +35,9 @@ class Lost(StrEnum):
 
     PACKETS = "packets"  #: on the way in, one by one: the senders' kernels split bursts up before
     BURSTS = "bursts"  #: on the way in, a whole burst at a time
-    FAULT = "fault"  #: one by one, in the receiving program: the transport fault; bursts travel whole
+    FAULT = (
+        "fault"  #: one by one, in the receiving program: the transport fault; bursts travel whole
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,9 +194,7 @@ def latencies() -> Iterator[Turn]:
         for guarantee in ("agreed", "safe"):
             # CPG has no safe delivery: it takes the word, and delivers as agreed.
             peers = [*COROSYNC, *VSYNC] if guarantee == "agreed" else list(VSYNC)
-            case = Case(
-                part=Part.LATENCY, senders=3, probes=True, load=load, guarantee=guarantee
-            )
+            case = Case(part=Part.LATENCY, senders=3, probes=True, load=load, guarantee=guarantee)
             yield Turn(case, peers)
 
 

@@ -11,6 +11,7 @@ from benchmarks.corosync.cases import Case, Lost, Outcome, Part
 from benchmarks.corosync.machine import processors
 from benchmarks.corosync.members import Failed, Member
 from benchmarks.corosync.peers import Peer
+
 from tests.transport_udp.hosts import Ethernet, Host, run
 
 READY_WITHIN_S: Final = 15.0

@@ -15,6 +15,7 @@ from typing import ClassVar, Final
 
 from benchmarks.corosync.cases import Case, Lost
 from benchmarks.corosync.members import Failed, Member
+
 from tests.transport_udp.hosts import Host
 from vsync import RingSettings
 
@@ -235,7 +236,11 @@ class Corosync(Peer):
         lines = ["totem {", *(f"  {name}: {value}" for name, value in totem.items()), "}"]
         lines += ["nodelist {"]
         for host in hosts:
-            node = {"nodeid": host.number, "name": f"node{host.number}", "ring0_addr": address(host)}
+            node = {
+                "nodeid": host.number,
+                "name": f"node{host.number}",
+                "ring0_addr": address(host),
+            }
             lines += ["  node {", *(f"    {name}: {value}" for name, value in node.items()), "  }"]
         lines += ["}"]
         lines += ["logging {", "  to_stderr: yes", "  to_logfile: no", "  to_syslog: no", "}"]
@@ -274,8 +279,12 @@ PEERS: Final[dict[str, Peer]] = {
     peer.name: peer
     for peer in (
         Corosync("corosync-udp", "Corosync udp", transport="udp"),
-        Corosync("corosync-udp-norr", "Corosync udp, sched_rr: no", transport="udp", realtime=False),
-        Corosync("corosync-udp-token300", "Corosync udp, token: 300", transport="udp", token_ms=300),
+        Corosync(
+            "corosync-udp-norr", "Corosync udp, sched_rr: no", transport="udp", realtime=False
+        ),
+        Corosync(
+            "corosync-udp-token300", "Corosync udp, token: 300", transport="udp", token_ms=300
+        ),
         Corosync("corosync-knet", "Corosync knet", transport="knet"),
         Corosync("corosync-knet-aes", "Corosync knet, aes256", transport="knet", encrypted=True),
         Vsync("vsync", "vsync"),

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import anyio
 import anyio.to_thread
+from benchmarks.corosync.wire import PROBE_BYTES, Checker, Kind, Maker, WrongMessage
 
 import vsync
-from benchmarks.corosync.wire import PROBE_BYTES, Checker, Kind, Maker, WrongMessage
 
 GROUP: Final = "bench"
 BATCH_BYTES: Final = 65536
