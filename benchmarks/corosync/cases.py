@@ -1,4 +1,4 @@
-"""What is measured: one case is one kind of load on one ring, and an outcome is what one peer did."""
+"""What is measured: a case is a kind of load on a ring, an outcome is what one peer did in it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -159,16 +159,16 @@ def plan(
     loss_sizes: Sequence[int] = (KB, 64 * KB),
 ) -> Iterator[Turn]:
     """What one try of *parts* measures, in order. Rates come first: half a load is half of one."""
-    makers = {
-        Part.RAW: raw,
-        Part.RATE: lambda: rates(sizes),
-        Part.LATENCY: latencies,
-        Part.LOSS: lambda: losses(loss_sizes),
-        Part.NODES: lambda: numbers_of_nodes(counts),
+    turns: dict[Part, Iterator[Turn]] = {
+        Part.RAW: raw(),
+        Part.RATE: rates(sizes),
+        Part.LATENCY: latencies(),
+        Part.LOSS: losses(loss_sizes),
+        Part.NODES: numbers_of_nodes(counts),
     }
     for part in Part:
         if part in parts:
-            for turn in makers[part]():
+            for turn in turns[part]:
                 present = [peer for peer in turn.peers if peer in peers or part is Part.RAW]
                 if present:
                     yield Turn(turn.case, present)

@@ -56,7 +56,7 @@ def described() -> dict[str, str]:
     models = [line.partition(":")[2].strip() for line in information if "model name" in line]
     memory_kb = int(Path("/proc/meminfo").read_text().split()[1])
     return {
-        "processor": f"{os.cpu_count()} × {models[0] if models else platform.machine()}",
+        "processor": f"{os.cpu_count()} of {models[0] if models else platform.machine()}",
         "memory": f"{memory_kb / 2**20:.0f} GiB",
         "kernel": f"Linux {platform.release()}",
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", "unknown"),

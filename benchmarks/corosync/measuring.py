@@ -1,4 +1,4 @@
-"""One measurement: hosts, a peer stood up on them, one window of time, and everything gone again."""
+"""One measurement: hosts, a peer on them, one window of time, and everything gone again."""
 
 import tempfile
 import time

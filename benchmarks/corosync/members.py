@@ -1,9 +1,9 @@
 """Programs that run on a host while something is measured, and end with it, whatever happens."""
 
+import contextlib
 import json
 import os
 import selectors
-import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -12,9 +12,6 @@ from typing import Any
 
 from tests.cli.command import environment
 from tests.transport_udp.hosts import Host
-
-ENDING_S = 2.0
-"""So long may a program take to end when it is told to."""
 
 ERROR_BYTES = 300
 
@@ -78,20 +75,12 @@ class Member:
         said = self.errors.read_bytes()[-ERROR_BYTES:].decode(errors="replace").split("\n")
         return " / ".join(line.strip() for line in said if line.strip()) or "it said nothing"
 
-    def close(self, *, politely: bool = False) -> None:
-        """End it; politely, let it end by itself first."""
+    def close(self) -> None:
+        """End it at once; nothing that it has is needed any more."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
-        except BrokenPipeError:
-            pass
-        if politely:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(ENDING_S)
-            except subprocess.TimeoutExpired:
-                pass
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()

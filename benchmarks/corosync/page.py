@@ -18,7 +18,8 @@ from benchmarks.corosync.cases import (
 from benchmarks.corosync.peers import PEERS
 from benchmarks.corosync.plot import Chart, Line
 
-NOTHING: Final = "–"
+NOTHING: Final = "\N{EN DASH}"
+TIMES: Final = "\N{MULTIPLICATION SIGN}"
 COLLAPSED: Final = "collapses"
 COLLAPSE: Final = 0.5
 """Three senders that bring less than this part of what one brings: the ring has collapsed."""
@@ -135,7 +136,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def times(ratio: float | None) -> str:
     if ratio is None:
         return NOTHING
-    return f"{ratio:.1f} ×" if ratio < 100 else f"{ratio:.0f} ×"
+    return f"{ratio:.{1 if ratio < 100 else 0}f} {TIMES}"
 
 
 def percent(ratio: float | None) -> str:
@@ -489,141 +490,56 @@ def nodes_chart(results: Results) -> Chart:
 
 
 def charts(results: Results) -> dict[str, Chart]:
-    """The plots that there are results for, by the names of their files."""
-    found = {}
-    if results.cases(Part.RATE):
-        found[RATES_SVG] = size_chart(
+    """The plots, by the names of their files."""
+    return {
+        RATES_SVG: size_chart(
             results,
             "Messages a second, delivered at the slowest of three nodes",
             "messages/s",
             rate,
-        )
-        found[BYTES_SVG] = size_chart(
+        ),
+        BYTES_SVG: size_chart(
             results,
             "Megabytes a second, delivered at the slowest of three nodes",
             "MB/s",
             lambda outcome: outcome.byte_rate / 1e6,
-        )
-    if results.cases(Part.NODES):
-        found[NODES_SVG] = nodes_chart(results)
-    return found
+        ),
+        NODES_SVG: nodes_chart(results),
+    }
 
 
 # --- the page ----------------------------------------------------------------------------------
 
-HEAD: Final = """\
-# Benchmarks
-
-vsync beside [Corosync](https://corosync.github.io/corosync/), on one machine, in one run: the same network
-namespaces, the same messages, one after another in turn. Made by `nox -s bench -- --write`; do not edit.
-Ratios come first, because they hold on other machines better than rates do.
-"""
-
-METHOD: Final = f"""\
-## How it is measured
-
-- Three network namespaces (for [more](#number-of-nodes): up to eight) on one bridge, veth pairs, MTU 1500. All nodes and programs share the
-  processors of one machine, so a rate says how much *work* a message is, for all nodes together.
-- **Corosync** is Debian's, with its defaults where its name does not say otherwise: a daemon a node at real-time
-  priority (`sched_rr: no` shows it without), and a program in C a node that uses its CPG library, sends at most
-  64 KB, then takes what is delivered; told to try again, it waits at most 50 µs. Corosync has no form without a daemon:
-  *vsync through its daemon* is the like of it, *vsync* is a node inside the program, with defaults too.
-- Every message carries its sender, a counter and a CRC-32 of all of it. Every receiver checks all three on every message,
-  in C and in Python; a wrong one fails the run.
-- A rate is what was delivered to the slowest receiver's program in a window of time, after a warm-up; CPU is what all
-  processors were busy in that window, by `/proc/stat`: daemons, programs, kernel and whatever else ran.
-- Latency is from just before the call that sends until the program has the message, of messages of 64 bytes that each node sends
-  every 15 ms in turn; *others* are the receivers that did not send it. The load beside it is messages of {size_text(LOAD_SIZE)}
-  from all nodes. CPG has no safe delivery (its header says *not implemented*), so there is nothing to set
-  beside vsync's.
-- Each figure is the median of the tries, each ratio the median of the ratios within a try. Where most tries
-  failed, the table says why instead.
-
-### How packets are lost
-
-The kernel carries a *burst* of vsync, up to 64 KB, as one packet through namespaces, and the filter that loses packets would lose all of it.
-Corosync sends single packets. So there are three ways:
-
-- **single packets**: every sender's kernel is told to split bursts before they leave (`gso_max_segs 1`), and `nft` loses packets
-  at each receiver. This is the fair one beside Corosync, and the slow one for vsync: every packet costs what it costs without bursts.
-- **by the transport `fault`**: bursts travel whole, and single packets are lost inside the receiving node. This is what loss alone
-  costs vsync.
-- **whole bursts**: `nft` loses 1 % of the bursts, with all that is in them; harsher than any wire.
-
-The part is always of the rate without loss in the same way.
-
-## What a real network card would change
-
-- **Bursts.** Between namespaces a burst is never taken apart. On a wire it is: by a card that can (`tx-udp-segmentation` in
-  `ethtool -k`), or by the kernel just before the driver, which costs more than here but far less than a call a packet. On arrival packets come singly
-  and are joined again (GRO) as far as they arrive together: less often than here, where it is always. So vsync's lead in rate shrinks
-  towards what *single packets* without loss shows, and how far depends on card and driver.
-- **The wire's own limit.** 1 Gbit/s is 118 MB/s of payload. Whoever is faster than that here is as fast as the wire there, and what is left of the lead is
-  processor time.
-- **Processors.** Here all nodes share them. On machines of their own, everybody is faster, and the token waits for nobody's
-  turn on a processor; the CPU tables tell more about such a place than the rates.
-- **Latency.** A wire, a switch and the moderation of interrupts add tens of microseconds a hop to both alike; differences
-  stay, ratios shrink.
-- **Loss.** Here nothing is lost unless we lose it. Bursts of multicast can overrun the buffers of switches and
-  of slow receivers; what that costs the loss tables show.
-"""
-
-RUN: Final = """\
-## Run it
-
-```console
-python -m nox -s bench                                 # everything; needs root, installs corosync and libcpg-dev (Debian)
-python -m nox -s bench -- --quick                      # a few minutes, to see that it works
-python -m nox -s bench -- --parts rate --sizes 1024,65536 --peers vsync,corosync-udp --seconds 3 --tries 3
-python -m nox -s bench -- --tries 0 --write            # only make this page again, from the results
-```
-
-Results are kept in `benchmarks/corosync/results.json`; `--results FILE` names another file, and `--add` adds to what it holds.
-"""
+TEMPLATE: Final = Path(__file__).with_name("page.template")
+UNMEASURED: Final = "Not measured in this run."
 
 
 def machine_lines(found: dict[str, Any], results: Results) -> list[str]:
-    machine = found["machine"]
-    lines = ["## The machine", ""]
-    lines += [f"- {name}: {value}" for name, value in machine.items()]
+    lines = [f"- {name}: {value}" for name, value in found["machine"].items()]
     tries = max((outcome.attempt for outcome in results.all()), default=0)
     lines += [f"- {tries} tries of {found['seconds']:g} s each"]
     spread = results.spread()
     if spread is not None:
         lines += [
-            f"- noise: the tries of one rate lie {100 * spread:.0f} % of their median apart (the "
-            "median of all cases)"
+            f"- noise: the tries of one rate lie {100 * spread:.0f} % of their median apart "
+            "(the median of all cases)"
         ]
-    return [*lines, ""]
-
-
-def section(title: str, lines: Sequence[str], *images: tuple[str, str]) -> list[str]:
-    """A section of the page; none if there is nothing in it."""
-    if not lines:
-        return []
-    shown = [line for text, name in images for line in (f"![{text}]({name})", "")]
-    return [f"## {title}", "", *shown, *lines]
+    return lines
 
 
 def page_text(found: dict[str, Any], results: Results) -> str:
-    lines = [
-        HEAD,
-        *section("Ratios", ratios(results)),
-        *machine_lines(found, results),
-        *section(
-            "Rates",
-            rates(results),
-            ("Messages a second by size", RATES_SVG),
-            ("Megabytes a second by size", BYTES_SVG),
-        ),
-        *section("Processor time", costs(results)),
-        *section("Latency", latencies(results)),
-        *section("Under loss", losses(results)),
-        *section("Number of nodes", by_nodes(results), ("Rates by number of nodes", NODES_SVG)),
-        METHOD,
-        RUN,
-    ]
-    return "\n".join(lines).rstrip() + "\n"
+    text = TEMPLATE.read_text()
+    for name, lines in {
+        "ratios": ratios(results),
+        "machine": machine_lines(found, results),
+        "rates": rates(results),
+        "costs": costs(results),
+        "latencies": latencies(results),
+        "losses": losses(results),
+        "by_nodes": by_nodes(results),
+    }.items():
+        text = text.replace(f"{{{{{name}}}}}", "\n".join(lines or [UNMEASURED]).strip())
+    return text
 
 
 def summary_text(outcomes: Sequence[Outcome]) -> str:

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -219,7 +218,7 @@ class Corosync(Peer):
         )
         command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
         daemon = Member(host, command, directory / f"corosync-{host.number}.err", cwd=directory)
-        stack.callback(partial(daemon.close, politely=False))
+        stack.callback(daemon.close)
         comm = Path(f"/proc/{daemon.process.pid}/comm")
         wait_until(lambda: comm.read_text() == "corosync\n", "Corosync", daemon)
         return daemon
