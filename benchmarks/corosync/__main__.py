@@ -12,6 +12,7 @@ Results go to a file after each measurement. ``--write`` makes the page and its 
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -59,6 +60,7 @@ class Benchmark:
                 sizes=options.sizes,
                 counts=options.counts,
                 loss_sizes=options.loss_sizes,
+                loss_percents=options.loss,
             )
             for turn in turns:
                 for peer in turn.peers:
@@ -154,6 +156,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--peers", type=known_peers, default=list(PEERS), help=", ".join(PEERS))
     parser.add_argument("--sizes", type=numbers, default=SIZES, help="of messages, for rates")
     parser.add_argument("--loss-sizes", type=numbers, default=[1024, 65536], help="under loss")
+    parser.add_argument("--loss", type=numbers, default=[1, 5], help="of packets, in percent")
     parser.add_argument("--counts", type=numbers, default=COUNTS, help="of nodes")
     parser.add_argument("--seconds", type=float, default=3, help="that a rate is measured for")
     parser.add_argument("--warm", type=float, default=1, help="seconds of load before that")
@@ -167,6 +170,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if options.quick:
         options.seconds, options.warm, options.tries = 1.0, 0.5, 1
         options.sizes, options.loss_sizes, options.counts = (1024, 65536), (1024,), (2, 4, 8)
+        options.loss = (1,)
     return options
 
 
@@ -179,9 +183,16 @@ def complaints(outcomes: Iterable[Outcome]) -> list[str]:
     ]
 
 
+def end(number: int, _: object) -> None:
+    """End as after an interrupt: everything that was started is cleared away."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     """Measure, save, show."""
     options = parsed()
+    signal.signal(signal.SIGTERM, end)
     if options.tries > 0:
         if os.geteuid() != 0:
             say("Network namespaces need root; run this as root.")

@@ -154,16 +154,17 @@ def plan(
     parts: Iterable[Part],
     peers: Sequence[str],
     *,
-    sizes: Sequence[int] = SIZES,
-    counts: Sequence[int] = COUNTS,
-    loss_sizes: Sequence[int] = (KB, 64 * KB),
+    sizes: Sequence[int],
+    counts: Sequence[int],
+    loss_sizes: Sequence[int],
+    loss_percents: Sequence[float],
 ) -> Iterator[Turn]:
     """What one try of *parts* measures, in order. Rates come first: half a load is half of one."""
     turns: dict[Part, Iterator[Turn]] = {
         Part.RAW: raw(),
         Part.RATE: rates(sizes),
         Part.LATENCY: latencies(),
-        Part.LOSS: losses(loss_sizes),
+        Part.LOSS: losses(loss_sizes, loss_percents),
         Part.NODES: numbers_of_nodes(counts),
     }
     for part in Part:
@@ -198,13 +199,13 @@ def latencies() -> Iterator[Turn]:
             yield Turn(case, peers)
 
 
-def losses(sizes: Sequence[int]) -> Iterator[Turn]:
+def losses(sizes: Sequence[int], percents: Sequence[float]) -> Iterator[Turn]:
     corosync = [*UDP, "corosync-udp-token300", "corosync-knet"]
     for lost in Lost:
         peers = [*corosync, "vsync"] if lost is Lost.PACKETS else ["vsync"]
         for size in sizes:
             for senders in (1, 3):
-                for percent in (0, 1, 5):
+                for percent in (0, *percents):
                     yield Turn(
                         Case(
                             part=Part.LOSS,
@@ -215,7 +216,7 @@ def losses(sizes: Sequence[int]) -> Iterator[Turn]:
                         ),
                         peers,
                     )
-    for percent in (1, 5):
+    for percent in percents:
         for guarantee in ("agreed", "safe"):
             yield Turn(
                 Case(

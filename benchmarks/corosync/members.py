@@ -29,7 +29,8 @@ class Member:
         with errors.open("ab") as opened:
             self.process = host.run(
                 lambda: subprocess.Popen(
-                    command,
+                    # Nothing outlives the benchmark, even if that is killed.
+                    ["setpriv", "--pdeathsig", "KILL", *command],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=opened,

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -392,19 +393,18 @@ def latencies(results: Results) -> list[str]:
 def losses(results: Results) -> list[str]:
     lines = []
     cases = results.cases(Part.LOSS)
+    percents = sorted({case.loss_percent for case in cases if not case.probes})
     rows = []
     for base in dict.fromkeys(loss_free(case) for case in cases if not case.probes):
         assert base.lost is not None
-        for peer in results.peers(case for case in cases if loss_free(case) == base):
+        here = [case for case in cases if not case.probes and loss_free(case) == base]
+        for peer in results.peers(here):
             cells = []
-            for case in cases:
-                if not case.probes and loss_free(case) == base:
-                    text = cell(results, peer, case, rate)
-                    if case.loss_percent:
-                        ratio = results.ratio((peer, case), (peer, base), rate)
-                        text += f" ({percent(ratio)})" if ratio is not None else ""
-                    cells.append(text)
-            cells += [NOTHING] * (3 - len(cells))
+            for percents_lost in percents:
+                case = replace(base, loss_percent=percents_lost)
+                text = cell(results, peer, case, rate)
+                ratio = results.ratio((peer, case), (peer, base), rate) if percents_lost else None
+                cells.append(text if ratio is None else f"{text} ({percent(ratio)})")
             rows.append(
                 [
                     f"{PEERS[peer].title}, {size_text(base.size)}, {sender_text(base.senders)}",
@@ -414,7 +414,7 @@ def losses(results: Results) -> list[str]:
             )
     if rows:
         lines += ["Messages a second, and what part of the same without loss that is:", ""]
-        lines += table(["", "lost are", "0 %", "1 %", "5 %"], rows)
+        lines += table(["", "lost are", *(f"{each:g} %" for each in percents)], rows)
     for case in cases:
         if case.probes:
             lines += [
