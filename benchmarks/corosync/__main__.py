@@ -47,13 +47,16 @@ class Benchmark:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self.outcomes: list[Outcome] = []
+        self._machine = described()
         if options.add and options.results.exists():
             self.outcomes = read(options.results)[1]
 
     def run(self) -> None:
         options = self._options
-        before = max((outcome.attempt for outcome in self.outcomes), default=0)
-        for attempt in range(before + 1, before + options.tries + 1):
+        tried: dict[Case, int] = {}
+        for outcome in self.outcomes:
+            tried[outcome.case] = max(outcome.attempt, tried.get(outcome.case, 0))
+        for attempt in range(1, options.tries + 1):
             turns = plan(
                 options.parts,
                 options.peers,
@@ -64,7 +67,7 @@ class Benchmark:
             )
             for turn in turns:
                 for peer in turn.peers:
-                    self._measure(peer, turn.case, attempt)
+                    self._measure(peer, turn.case, tried.get(turn.case, 0) + attempt)
 
     def _measure(self, peer: str, case: Case, attempt: int) -> None:
         began = time.monotonic()
@@ -102,7 +105,7 @@ class Benchmark:
     def _save(self) -> None:
         # One outcome a line: the file is kept, and differences should be readable.
         outcomes = ",\n".join(json.dumps(outcome.as_json()) for outcome in self.outcomes)
-        facts = json.dumps({"machine": described(), "seconds": self._options.seconds}, indent=1)
+        facts = json.dumps({"machine": self._machine, "seconds": self._options.seconds}, indent=1)
         text = f'{facts.removesuffix("}").rstrip()},\n "outcomes": [\n{outcomes}\n ]\n}}\n'
         beside = self._options.results.with_suffix(".new")
         beside.write_text(text)

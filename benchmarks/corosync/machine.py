@@ -56,7 +56,7 @@ def described() -> dict[str, str]:
     models = [line.partition(":")[2].strip() for line in information if "model name" in line]
     memory_kb = int(Path("/proc/meminfo").read_text().split()[1])
     return {
-        "processor": f"{os.cpu_count()} of {models[0] if models else platform.machine()}",
+        "processors": f"{os.cpu_count()} of: {models[0] if models else platform.machine()}",
         "memory": f"{memory_kb / 2**20:.0f} GiB",
         "kernel": f"Linux {platform.release()}",
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", "unknown"),
@@ -79,8 +79,10 @@ def package_version(package: str) -> str:
 
 def revision() -> str:
     """The commit that is measured, by where the package was imported from."""
-    place = str(Path(vsync.__file__).parent)
-    return said("git", "-C", place, "rev-parse", "--short=10", "HEAD") or "unknown"
+    packages = str(Path(vsync.__file__).parents[3])
+    commit = said("git", "-C", packages, "rev-parse", "--short=10", "HEAD") or "unknown"
+    changed = said("git", "-C", packages, "status", "--porcelain", "--", ".")
+    return f"{commit} with changes" if changed else commit
 
 
 def said(*command: str) -> str:

@@ -21,7 +21,7 @@ from benchmarks.corosync.plot import Chart, Line
 
 NOTHING: Final = "\N{EN DASH}"
 TIMES: Final = "\N{MULTIPLICATION SIGN}"
-COLLAPSED: Final = "collapses"
+COLLAPSED: Final = "it collapses"
 COLLAPSE: Final = 0.5
 """Three senders that bring less than this part of what one brings: the ring has collapsed."""
 
@@ -183,7 +183,8 @@ def against(results: Results, above: str, below: str, case: Case) -> str:
         failure = results.failure(peer, case)
         if failure is not None:
             return f"{PEERS[peer].title}: {short(failure)}"
-    return times(results.ratio((above, case), (below, case), rate))
+    text = times(results.ratio((above, case), (below, case), rate))
+    return f"{text} ({COLLAPSED})" if collapsed(results, below, case) else text
 
 
 PAIRS: Final = (
@@ -256,13 +257,11 @@ def other_ratios(results: Results) -> list[list[str]]:
     for case in results.cases(Part.LOSS):
         if case.loss_percent and not case.probes and case.size == LOAD_SIZE and case.lost:
             none = loss_free(case)
-            for peer in results.peers([case]):
-                add(
-                    f"{PEERS[peer].title}, {size_text(case.size)}, "
-                    f"{sender_text(case.senders)}: {case.loss_percent:g} % of "
-                    f"{case.lost.value} lost ÷ none lost ({LOST_TEXT[case.lost]})",
-                    results.ratio((peer, case), (peer, none), rate),
-                )
+            add(
+                f"vsync, {size_text(case.size)}, {sender_text(case.senders)}: "
+                f"{case.loss_percent:g} % lost ÷ none lost ({LOST_TEXT[case.lost]})",
+                results.ratio(("vsync", case), ("vsync", none), rate),
+            )
     return rows
 
 
@@ -320,12 +319,14 @@ def rates(results: Results) -> list[str]:
 
 def rate_cell(results: Results, peer: str, case: Case) -> str:
     text = cell(results, peer, case, rate)
-    if case.senders == 3:
-        one = Case(part=Part.RATE, size=case.size, senders=1)
-        ratio = results.ratio((peer, case), (peer, one), rate)
-        if ratio is not None and ratio < COLLAPSE:
-            return f"{text} ({COLLAPSED})"
-    return text
+    return f"{text} ({COLLAPSED})" if collapsed(results, peer, case) else text
+
+
+def collapsed(results: Results, peer: str, case: Case) -> bool:
+    """Whether several senders bring much less than one does."""
+    one = Case(part=Part.RATE, size=case.size, senders=1)
+    ratio = results.ratio((peer, case), (peer, one), rate)
+    return case.senders > 1 and ratio is not None and ratio < COLLAPSE
 
 
 def costs(results: Results) -> list[str]:
