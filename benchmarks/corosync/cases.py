@@ -101,6 +101,9 @@ class Outcome:
     stolen_s: float = 0
     """What the machine's host took away meanwhile: a measure of noise."""
 
+    disturbed: float = 0
+    """How many processors were busy with other work just before: nothing of ours ran."""
+
     offered: float = 0
     """The load that was asked for, in messages a second; 0 if as much as possible."""
 

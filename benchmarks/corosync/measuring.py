@@ -21,6 +21,9 @@ STARTS: Final = 3
 ENDS_WITHIN_S: Final = 10.0
 """How long after the window a member may take to say what it counted."""
 
+DISTURBANCE_S: Final = 0.25
+"""So long is looked at what else runs on the machine."""
+
 START_S: Final = 0.05
 """From telling the members until they send."""
 
@@ -58,6 +61,7 @@ def _measure(peer: Peer, case: Case, outcome: Outcome, seconds: float, warm_s: f
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vsync-bench-")))
         ethernet = stack.enter_context(Ethernet())
+        outcome.disturbed = disturbance()
         hosts = [ethernet.add_host() for _ in range(case.nodes)]
         if case.lost in (Lost.PACKETS, Lost.BURSTS):
             for host in hosts:
@@ -77,6 +81,13 @@ def _measure(peer: Peer, case: Case, outcome: Outcome, seconds: float, warm_s: f
         late = (time.monotonic_ns() - from_ns) / 1e9 / seconds
         fill(outcome, hear_all(members), case, seconds)
         outcome.cpu_s, outcome.stolen_s = (each / late for each in spent)
+
+
+def disturbance() -> float:
+    """How many processors are busy while this program does nothing."""
+    before = processors()
+    time.sleep(DISTURBANCE_S)
+    return processors().since(before).busy_s / DISTURBANCE_S
 
 
 def form(members: Sequence[Member]) -> None:

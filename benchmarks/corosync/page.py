@@ -486,7 +486,7 @@ def nodes_chart(results: Results) -> Chart:
                 name = f"{PEERS[peer].title}, {'all send' if everybody else 'one sends'}"
                 lines.append(Line(name, COLOURS[peer], points, dashed=everybody))
     places = [(float(nodes), str(nodes)) for nodes in counts]
-    title = "Messages of 1 KB a second, by number of nodes (two processors for all)"
+    title = "Messages of 1 KB a second, by number of nodes; all share the processors"
     return Chart(title, "nodes", "messages/s, slowest receiver", places, lines)
 
 
@@ -519,6 +519,12 @@ def machine_lines(found: dict[str, Any], results: Results) -> list[str]:
     lines = [f"- {name}: {value}" for name, value in found["machine"].items()]
     tries = max((outcome.attempt for outcome in results.all()), default=0)
     lines += [f"- {tries} tries of {found['seconds']:g} s each"]
+    disturbed = sorted(outcome.disturbed for outcome in results.all() if outcome.rates)
+    if disturbed:
+        lines += [
+            f"- other work on the machine: {statistics.median(disturbed):.2f} processors just "
+            f"before a measurement (median), {disturbed[-1]:.2f} at most"
+        ]
     spread = results.spread()
     if spread is not None:
         lines += [

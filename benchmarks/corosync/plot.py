@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Final
 
-WIDTH: Final = 760
+WIDTH: Final = 860
 HEIGHT: Final = 420
-LEFT, RIGHT, TOP, BOTTOM = 70, 210, 44, 50
+LEFT, RIGHT, TOP, BOTTOM = 70, 270, 44, 50
 LEGEND_LINE: Final = 20
 ENDS: Final = 1.15
 """Room above the highest and below the lowest point, as a factor."""
