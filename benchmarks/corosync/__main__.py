@@ -209,8 +209,11 @@ def main() -> int:
             except Failed as failed:
                 say(str(failed))
                 return 2
-            benchmark = Benchmark(options)
-            benchmark.run()
+            try:
+                Benchmark(options).run()
+            except KeyboardInterrupt:
+                say(f"Stopped; what was measured until now is in {options.results}.")
+                return 130
     if not options.results.exists():
         say(f"There are no results in {options.results}; measure something first.")
         return 2
