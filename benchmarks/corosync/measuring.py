@@ -1,5 +1,6 @@
 """One measurement: hosts, a peer on them, one window of time, and everything gone again."""
 
+import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -50,11 +51,16 @@ def measure(
                 break
             except NeverFormed as failed:
                 if tries == 1:
-                    outcome.failed = str(failed)
+                    outcome.failed = without_directories(str(failed))
             except Failed as failed:
-                outcome.failed = str(failed)
+                outcome.failed = without_directories(str(failed))
                 break
     return outcome
+
+
+def without_directories(text: str) -> str:
+    """A complaint without the paths of one machine: results are kept, and read elsewhere."""
+    return re.sub(r"/(?:[\w.+-]+/)+", "", text)
 
 
 def _measure(peer: Peer, case: Case, outcome: Outcome, seconds: float, warm_s: float) -> None:

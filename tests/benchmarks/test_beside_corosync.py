@@ -8,7 +8,7 @@ import pytest
 from benchmarks.corosync import __main__ as program
 from benchmarks.corosync import page
 from benchmarks.corosync.cases import COUNTS, SIZES, Case, Load, Lost, Outcome, Part, plan
-from benchmarks.corosync.measuring import summary
+from benchmarks.corosync.measuring import summary, without_directories
 from benchmarks.corosync.peers import PEERS, Corosync
 from benchmarks.corosync.wire import PROBE_BYTES, Checker, Kind, Maker, WrongMessage
 
@@ -90,6 +90,11 @@ def test_the_quantiles_of_few_and_of_no_times() -> None:
     assert summary([]) == {}
     found = summary([float(n) for n in range(1, 1002)])
     assert found == {"p50": 501.0, "p99": 991.0, "p99.9": 1000.0, "max": 1001.0, "count": 1001}
+
+
+def test_a_complaint_names_files_without_their_directories() -> None:
+    said = 'File "/some/where/else/peer.py", line 3; 5/3 of /dev/shm/x'
+    assert without_directories(said) == 'File "peer.py", line 3; 5/3 of x'
 
 
 def outcomes() -> list[Outcome]:
