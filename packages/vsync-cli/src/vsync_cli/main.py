@@ -8,9 +8,11 @@ from typing import Any, Final
 import rich_click as click
 
 from vsync.errors import VsyncError
+from vsync_cli.commands.bench import bench
 from vsync_cli.commands.check import check
 from vsync_cli.commands.demo import demo
 from vsync_cli.commands.init import init
+from vsync_cli.commands.latency import latency
 from vsync_cli.commands.plugin import plugin
 from vsync_cli.commands.plugins import plugins
 from vsync_cli.commands.run import run
@@ -102,5 +104,8 @@ def main() -> None:
     """
 
 
-for _command in (run, demo, init, check, send, watch, status, plugin, plugins, simulate, trace):
+for _command in (
+    *(run, demo, init, check, send, watch, status, bench, latency),
+    *(plugin, plugins, simulate, trace),
+):
     main.add_command(_command)
