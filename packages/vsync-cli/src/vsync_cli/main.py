@@ -3,7 +3,7 @@
 import difflib
 import os
 import sys
-from typing import Any, Final
+from typing import Any
 
 import rich_click as click
 
@@ -22,9 +22,7 @@ from vsync_cli.commands.status import status
 from vsync_cli.commands.trace import trace
 from vsync_cli.commands.watch import watch
 from vsync_cli.extensions import added_commands
-
-INTERRUPTED: Final = 130
-"""The exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+from vsync_cli.measure.interruption import INTERRUPTED
 
 
 class Commands(click.RichGroup):

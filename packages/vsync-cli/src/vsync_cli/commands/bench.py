@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,8 @@ import vsync
 from vsync.errors import MessageTooLarge
 from vsync.vocabulary import GroupKey, Guarantee, Priority
 from vsync_cli.measure.figures import RATE_HEADINGS, Rate, duration
-from vsync_cli.measure.inspection import fault_sentence
+from vsync_cli.measure.inspection import Track, fault_sentence
+from vsync_cli.measure.interruption import INTERRUPTED, until_interrupted
 from vsync_cli.measure.load import Plan, Receiver, Sender
 from vsync_cli.measure.payloads import HEAD_BYTES
 from vsync_cli.parameters import (
@@ -150,13 +152,10 @@ def bench(
         senders_wanted=0 if role == "receive" else senders,
         receivers_wanted=0 if role == "send" else receivers,
     )
-    interrupted = False
-    try:
-        anyio.run(run.measure, find_socket(socket), not as_json)
-    except KeyboardInterrupt:
-        if not run.began:
-            raise
-        interrupted = True
+    path = find_socket(socket)
+    interrupted = anyio.run(until_interrupted, partial(run.measure, path, not as_json))
+    if interrupted and not run.began:
+        raise KeyboardInterrupt
     result = run.result(interrupted)
     if as_json:
         show_json(result)
@@ -166,7 +165,7 @@ def bench(
         click.echo(f"Error: {run.complaint()}.", err=True)
         raise Exit(1)
     if interrupted:
-        raise Exit(130)
+        raise Exit(INTERRUPTED)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -219,8 +218,10 @@ class Run:
                 if for_people and sys.stdout.isatty() and sys.stderr.isatty():
                     watching.start_soon(self._show)
                 async with anyio.create_task_group() as working:
-                    for participant in (*self.receivers, *self.senders):
-                        working.start_soon(participant.run)
+                    for receiver in self.receivers:
+                        working.start_soon(receiver.run)
+                    for sender in self.senders:
+                        working.start_soon(sender.run)
                 watching.cancel_scope.cancel()
         finally:
             self._ended_at = self._clock()
@@ -269,15 +270,9 @@ class Run:
 
     def same_order(self, interrupted: bool) -> bool | None:
         """Whether all receivers here got all in one order; None where that is not promised."""
-        promised = all(
-            guarantee >= Guarantee.AGREED
-            for receiver in self.receivers
-            for guarantee in receiver.guarantees
-        )
-        if not promised or interrupted or len(self.receivers) < 2 or self.receivers[0].gone:
+        if interrupted or len(self.receivers) < 2 or not all(map(_ordered, self.receivers)):
             return None
-        # A view divides two receivers that joined one after the other, and nothing else does: all
-        # senders that these two can see from their first message on come after both.
+        # Receivers join one after the other: one may have seen what came before the next.
         if any(track.late for receiver in self.receivers for track in _heard(receiver)):
             return None
         return len({receiver.inspection.order for receiver in self.receivers}) == 1
@@ -302,8 +297,8 @@ class Run:
 
     def notes(self) -> list[str]:
         """What a reader should know beside the figures."""
-        observer = (*self.receivers, *self.senders)[:1]
-        notes = [note for each in observer for note in each.changes.notes()]
+        observer = self.receivers[0] if self.receivers else self.senders[0]
+        notes = observer.changes.notes()
         for receiver in self.receivers[:1]:
             notes += [
                 f"Sender {member} went without saying how many messages it had sent; those after "
@@ -376,7 +371,7 @@ class Run:
                     "member": str(receiver.member),
                     **receiver.rate.record(),
                     "longest_pause_s": round(receiver.longest_pause_s, 6),
-                    "order": f"{receiver.inspection.order:08x}",
+                    "order": f"{receiver.inspection.order:08x}" if _ordered(receiver) else None,
                     "from": {
                         str(member): track.messages
                         for member, track in sorted(receiver.inspection.tracks.items())
@@ -418,8 +413,8 @@ class Run:
             [
                 f"receiver {receiver.member}",
                 *receiver.rate.cells(),
-                duration(receiver.longest_pause_s),
-                f"{receiver.inspection.order:08x}",
+                duration(receiver.longest_pause_s) if receiver.messages else "-",
+                f"{receiver.inspection.order:08x}" if _ordered(receiver) else "-",
             ]
             for receiver in self.receivers
         ]
@@ -437,12 +432,19 @@ class Run:
                 f" The slowest sender reached {result['evenness']:.0%} of the fastest one's rate."
             )
         lines.append(facts)
-        if self.receivers and result["correct"]:
+        if self.receivers and not self.slowest().messages:
+            lines.append("No message came.")
+        elif self.receivers and result["correct"]:
             so_far = ", so far" if result["interrupted"] else ""
             order = "; all receivers got them in one order" if result["same_order"] else ""
             lines.append(f"Every message came whole, once and in its turn{so_far}{order}.")
         return lines + [f"Note: {note}" for note in result["notes"]]
 
 
-def _heard(receiver: Receiver) -> list[Any]:
+def _ordered(receiver: Receiver) -> bool:
+    """Whether all that it got has one order, the same for all."""
+    return bool(receiver.guarantees) and min(receiver.guarantees) >= Guarantee.AGREED
+
+
+def _heard(receiver: Receiver) -> list[Track]:
     return [track for track in receiver.inspection.tracks.values() if track.begun]

@@ -6,6 +6,7 @@ import selectors
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from vsync.errors import MessageTooLarge
 from vsync.vocabulary import GroupKey, Guarantee, Priority
 from vsync_cli.measure.figures import TIME_HEADINGS, duration, histogram_lines
 from vsync_cli.measure.inspection import fault_sentence
+from vsync_cli.measure.interruption import INTERRUPTED, until_interrupted
 from vsync_cli.measure.payloads import HEAD_BYTES
 from vsync_cli.measure.probes import Answerer, Asker, Probing
 from vsync_cli.parameters import (
@@ -112,13 +114,13 @@ def latency(
         priority=Priority[priority.upper()],
     )
     run = Run(probing=probing)
-    interrupted = False
-    try:
-        anyio.run(run.measure, path, not as_json, backend_options={"loop_factory": precise_loop})
-    except KeyboardInterrupt:
-        if run.asker is None or not run.asker.began:
-            raise
-        interrupted = True
+    interrupted = anyio.run(
+        until_interrupted,
+        partial(run.measure, path, not as_json),
+        backend_options={"loop_factory": precise_loop},
+    )
+    if interrupted and (run.asker is None or not run.asker.began):
+        raise KeyboardInterrupt
     result = run.result(interrupted)
     if as_json:
         show_json(result)
@@ -128,7 +130,7 @@ def latency(
         click.echo(f"Error: {fault_sentence(result['faults'])}.", err=True)
         raise Exit(1)
     if interrupted:
-        raise Exit(130)
+        raise Exit(INTERRUPTED)
 
 
 def precise_loop() -> asyncio.AbstractEventLoop:
@@ -151,13 +153,11 @@ def answer_all(socket: Path, group: GroupKey, as_json: bool) -> None:
             finally:
                 answered = answerer.answered
 
-    try:
-        anyio.run(work)
-    except KeyboardInterrupt:
-        if as_json:
-            show_json({"answered": answered})
-        else:
-            click.echo(f"{answered:,} answered")
+    anyio.run(until_interrupted, work)
+    if as_json:
+        show_json({"answered": answered})
+    else:
+        click.echo(f"{answered:,} answered")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -41,18 +41,23 @@ class Changes:
     """The configurations that came while somebody measured."""
 
     def __init__(self) -> None:
-        self.seen: list[Configuration] = []
+        self._begun = False
+        self._seen: list[Configuration] = []
 
-    def take(self, configuration: Configuration) -> None:
-        """Remember a configuration; transitional ones say nothing that the next does not."""
-        if configuration.kind is Kind.REGULAR:
-            self.seen.append(configuration)
+    def take(self, configuration: Configuration, *, measuring: bool) -> None:
+        """Remember a configuration, but for the one with which the stream begins.
+
+        Transitional ones say nothing that the next does not.
+        """
+        if self._begun and measuring and configuration.kind is Kind.REGULAR:
+            self._seen.append(configuration)
+        self._begun = True
 
     def notes(self) -> list[str]:
         """A sentence for each."""
         return [
             f"The configuration changed during the run: {configuration_line(configuration)}."
-            for configuration in self.seen
+            for configuration in self._seen
         ]
 
 
@@ -122,8 +127,7 @@ class Sender:
         async for batch in self._session.batches():
             for event in batch:
                 if isinstance(event, ConfigurationChanged):
-                    if self._began is not None:
-                        self.changes.take(event.configuration)
+                    self.changes.take(event.configuration, measuring=self._began is not None)
                 elif isinstance(event, Delivery) and event.sender == self.member:
                     head = read(event)
                     if head is not None and head.sort is Sort.END:
@@ -198,8 +202,7 @@ class Receiver:
             self._see(event)
         elif isinstance(event, ConfigurationChanged):
             self.inspection.configuration(event.configuration)
-            if self._first is not None:
-                self.changes.take(event.configuration)
+            self.changes.take(event.configuration, measuring=self._first is not None)
 
     def _see(self, view: GroupChanged) -> None:
         first = view.group not in self._views

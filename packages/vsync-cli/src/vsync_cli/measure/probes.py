@@ -20,7 +20,7 @@ from vsync.vocabulary import GroupKey, Guarantee, Member, Priority
 from vsync_cli.measure.figures import Times
 from vsync_cli.measure.inspection import Inspection
 from vsync_cli.measure.load import Changes
-from vsync_cli.measure.payloads import Head, Sort, Writer, answer, asked_by, beside, read
+from vsync_cli.measure.payloads import Head, Sort, Writer, answer, asked_by, beside, end, read
 
 ANSWERS = "answers"
 
@@ -121,6 +121,9 @@ class Asker:
                 probing.guarantee,
                 probing.priority,
             )
+        await self._session.send(
+            end(self._session.member, self.sent), probing.group, priority=probing.priority
+        )
 
     def _due(self, counter: int) -> float:
         assert self._began is not None
@@ -131,8 +134,6 @@ class Asker:
             now = self._clock()
             for event in batch:
                 self._take(event, now)
-            if len(self.own) >= self._probing.messages:
-                self._complete.set()
 
     def _take(self, event: Event, now: float) -> None:
         if isinstance(event, Delivery):
@@ -140,13 +141,16 @@ class Asker:
                 self._take_answer(event, now)
             elif event.sender == self._session.member:
                 head = read(event)
-                if self.inspection.take(event, now) is not None and head is not None:
+                measured = self.inspection.take(event, now) is not None
+                if head is not None and measured:
                     self.own.append(now - self._due(head.counter))
+                elif head is not None and head.sort is Sort.END:
+                    self._complete.set()
         elif isinstance(event, GroupChanged):
             if event.group == self._probing.group:
                 self.members = frozenset(event.members)
-        elif isinstance(event, ConfigurationChanged) and self._began is not None:
-            self.changes.take(event.configuration)
+        elif isinstance(event, ConfigurationChanged):
+            self.changes.take(event.configuration, measuring=self._began is not None)
 
     def _take_answer(self, event: Delivery, now: float) -> None:
         head = read(event)
