@@ -1,5 +1,6 @@
 """What users write on the command line, as click types: groups, seeds, numbers of nodes."""
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -101,6 +102,17 @@ class SizeParameter(_ToSize):
         if size < self._minimum:
             self.fail(f"{value} is less than the {self._minimum} bytes needed.", param, ctx)
         return size
+
+
+class NumberRange(click.FloatRange):
+    """Numbers of a range; "nan" is none, though it is not beyond any limit."""
+
+    def convert(self, value: Any, param: Any, ctx: click.Context | None) -> float:
+        """Make the number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number.", param, ctx)
+        return number
 
 
 GROUP: Final = GroupParameter()

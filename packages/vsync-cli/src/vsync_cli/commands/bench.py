@@ -26,6 +26,7 @@ from vsync_cli.measure.load import Plan, Receiver, Sender
 from vsync_cli.measure.payloads import HEAD_BYTES
 from vsync_cli.parameters import (
     GROUP,
+    NumberRange,
     SizeParameter,
     guarantee_option,
     json_option,
@@ -57,7 +58,7 @@ SENDING: Final = ("messages", "seconds", "size", "senders", "guarantee", "priori
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True, max=86400),
+    type=NumberRange(min=0, min_open=True, max=86400),
     metavar="S",
     help=f"How long to send, without --messages.  [default: {SECONDS:g}]",
 )

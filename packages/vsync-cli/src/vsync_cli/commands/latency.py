@@ -26,6 +26,7 @@ from vsync_cli.measure.payloads import HEAD_BYTES
 from vsync_cli.measure.probes import Answerer, Asker, Probing
 from vsync_cli.parameters import (
     GROUP,
+    NumberRange,
     SizeParameter,
     guarantee_option,
     json_option,
@@ -43,7 +44,7 @@ ASKING: Final = ("rate", "seconds", "size", "guarantee", "priority")
 @socket_option
 @click.option(
     "--rate",
-    type=click.FloatRange(0.1, 100_000),
+    type=NumberRange(0.1, 100_000),
     default=100.0,
     show_default=True,
     metavar="N",
@@ -51,7 +52,7 @@ ASKING: Final = ("rate", "seconds", "size", "guarantee", "priority")
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True, max=86400),
+    type=NumberRange(min=0, min_open=True, max=86400),
     default=5.0,
     show_default=True,
     metavar="S",
