@@ -118,7 +118,7 @@ def test_programs_on_several_nodes_take_part_in_one_run(nodes: Ring) -> None:
 def test_a_message_that_is_none_of_the_run_is_an_error(nodes: Ring) -> None:
     before = sessions(nodes, 1)
     run = start(
-        *("bench", "--socket", nodes.nodes[0].socket, "--group", "mine", "--seconds", "4"),
+        *("bench", "--socket", nodes.nodes[0].socket, "--group", "mine", "--seconds", "6"),
         *("--batch", "1", "--json"),
     )
     eventually(lambda: sessions(nodes, 1) >= before + 2, "the run")

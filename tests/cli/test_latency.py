@@ -52,11 +52,13 @@ def test_a_stall_is_in_the_times_of_all_that_were_due_meanwhile(nodes: Ring) -> 
     stall_s = 0.5
     node = nodes.nodes[0].process
     assert node is not None
+    before = nodes.nodes[0].status()["sessions"]
     run = start(
         *("latency", "--socket", nodes.nodes[0].socket, "--rate", "100", "--seconds", "5"),
         "--json",
     )
-    time.sleep(2.5)
+    eventually(lambda: nodes.nodes[0].status()["sessions"] > before, "the run")
+    time.sleep(1)
     node.send_signal(signal.SIGSTOP)
     time.sleep(stall_s)
     node.send_signal(signal.SIGCONT)

@@ -99,12 +99,11 @@ def latency(
     there, and then `vsync latency --group NAME` here. The exit code is 1 if a message was lost,
     damaged, repeated or out of order.
     """
-    path = find_socket(socket)
     if answer:
         refuse_given(context, ASKING, "is for those who ask, not for --answer.")
         if group is None:
             raise click.UsageError("--answer needs --group, with the same name as who asks.")
-        answer_all(path, group, as_json)
+        answer_all(find_socket(socket), group, as_json)
         return
     probing = Probing(
         group=group or GroupKey.from_name(f"vsync-latency-{secrets.token_hex(8)}"),
@@ -115,6 +114,7 @@ def latency(
         priority=Priority[priority.upper()],
     )
     run = Run(probing=probing)
+    path = find_socket(socket)
     interrupted = anyio.run(
         until_interrupted,
         partial(run.measure, path, not as_json),
