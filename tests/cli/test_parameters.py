@@ -4,7 +4,7 @@ import pytest
 import rich_click as click
 
 from vsync.vocabulary import GroupKey
-from vsync_cli.parameters import GROUP, NODES, SEEDS
+from vsync_cli.parameters import GROUP, NODES, SEEDS, NumberRange, SizeParameter
 
 
 def test_a_name_is_the_group_of_that_name() -> None:
@@ -40,3 +40,22 @@ def test_what_is_no_number_of_nodes_is_refused(text: str) -> None:
 def test_an_empty_range_of_seeds_is_refused() -> None:
     with pytest.raises(click.BadParameter, match="empty"):
         SEEDS.convert("5..5", None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("28", 28), ("1000", 1000), ("1K", 1024), ("64k", 65536), ("1M", 2**20)]
+)
+def test_a_size_is_a_number_of_bytes_or_of_k_or_m(text: str, size: int) -> None:
+    assert SizeParameter(28).convert(text, None, None) == size
+
+
+@pytest.mark.parametrize("text", ["", "K", "1G", "-1", "1.5K", "27", "0", "1 K"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        SizeParameter(28).convert(text, None, None)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "x", "0", "11"])
+def test_what_is_no_number_of_a_range_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        NumberRange(1, 10).convert(text, None, None)

@@ -3,14 +3,16 @@
 import difflib
 import os
 import sys
-from typing import Any, Final
+from typing import Any
 
 import rich_click as click
 
 from vsync.errors import VsyncError
+from vsync_cli.commands.bench import bench
 from vsync_cli.commands.check import check
 from vsync_cli.commands.demo import demo
 from vsync_cli.commands.init import init
+from vsync_cli.commands.latency import latency
 from vsync_cli.commands.plugin import plugin
 from vsync_cli.commands.plugins import plugins
 from vsync_cli.commands.run import run
@@ -20,9 +22,7 @@ from vsync_cli.commands.status import status
 from vsync_cli.commands.trace import trace
 from vsync_cli.commands.watch import watch
 from vsync_cli.extensions import added_commands
-
-INTERRUPTED: Final = 130
-"""The exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+from vsync_cli.measure.interruption import INTERRUPTED
 
 
 class Commands(click.RichGroup):
@@ -102,5 +102,8 @@ def main() -> None:
     """
 
 
-for _command in (run, demo, init, check, send, watch, status, plugin, plugins, simulate, trace):
+for _command in (
+    *(run, demo, init, check, send, watch, status, bench, latency),
+    *(plugin, plugins, simulate, trace),
+):
     main.add_command(_command)

@@ -27,20 +27,28 @@ def json_line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns with headings. Never cut or folded: a program may read them, too."""
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: bool = False
+) -> str:
+    """Columns with headings. Never cut or folded: a program may read them, too.
+
+    With *numbers*, all columns but the first stand at their right edge.
+    """
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [
         max(len(heading), *(len(row[column]) for row in cells), 0)
         for column, heading in enumerate(headings)
     ]
-    lines = [click.style(_columns(headings, widths), bold=True)]
-    lines += [_columns(row, widths) for row in cells]
+    lines = [click.style(_columns(headings, widths, numbers), bold=True)]
+    lines += [_columns(row, widths, numbers) for row in cells]
     return "\n".join(lines)
 
 
-def _columns(row: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+def _columns(row: Sequence[str], widths: Sequence[int], numbers: bool) -> str:
+    return "  ".join(
+        cell.rjust(width) if numbers and column else cell.ljust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ).rstrip()
 
 
 def listed(numbers: Iterable[object]) -> str:
