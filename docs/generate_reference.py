@@ -55,8 +55,8 @@ UNITS: Final = {
     "_s": "seconds",
     "_bytes": "bytes",
     "_bytes_max": "bytes",
-    "_frames": "frames",
-    "packets_per_visit": "frames",
+    "_packets": "packets",
+    "packets_per_visit": "packets",
 }
 """What the ends of names say."""
 
@@ -66,6 +66,7 @@ API: Final[Mapping[str, tuple[str, ...]]] = {
     "events": (
         "Event",
         "Delivery",
+        "Envelope",
         "ConfigurationChanged",
         "GroupChanged",
         "Disconnected",

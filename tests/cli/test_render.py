@@ -5,13 +5,12 @@ import json
 import pytest
 import rich_click as click
 
-from vsync.events import ConfigurationChanged, Delivery
+from vsync.events import ConfigurationChanged, Delivery, Envelope
 from vsync.vocabulary import (
     Configuration,
     GroupKey,
     Guarantee,
     Kind,
-    MessageId,
     NodeId,
     Priority,
 )
@@ -27,14 +26,9 @@ CONFIGURATION = Configuration(
 
 
 def delivery(payload: bytes) -> Delivery:
-    return Delivery(
-        MessageId(NodeId(1), 255, Priority.MEDIUM, 7),
-        (GroupKey.from_name("orders"),),
-        payload,
-        Guarantee.SAFE,
-        CONFIGURATION,
-        session=7,
-    )
+    groups = (GroupKey.from_name("orders"),)
+    envelope = Envelope(NodeId(1), 7, 255, Priority.MEDIUM, Guarantee.SAFE, groups, CONFIGURATION)
+    return Delivery(envelope, 7, payload)
 
 
 def test_a_delivery_as_json_has_exactly_these_fields() -> None:

@@ -59,7 +59,7 @@ def plain(event: Event) -> tuple[object, ...]:
     """*event* without what each node knows otherwise: whom it had in its configuration before."""
     match event:
         case Delivery():
-            message = event.message, event.groups, event.payload, event.guarantee, event.session
+            message = event.message, event.groups, event.payload, event.guarantee, event.sender
             return *message, event.configuration.id
         case GroupChanged():
             moves = event.joined, event.left

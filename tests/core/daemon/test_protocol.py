@@ -13,7 +13,7 @@ from vsync.daemon import frames, protocol
 from vsync.daemon.frames import EventFrames
 from vsync.daemon.protocol import CAUSES, DECLARATIONS, ERRORS, FrameReader, Type
 from vsync.errors import DaemonError, MessageTooLarge, SettingsError, Undelivered, VsyncError
-from vsync.events import ConfigurationChanged, Delivery, GroupChanged, Move
+from vsync.events import ConfigurationChanged, Delivery, Envelope, GroupChanged, Move
 from vsync.vocabulary import (
     Cause,
     Configuration,
@@ -21,7 +21,6 @@ from vsync.vocabulary import (
     Guarantee,
     Kind,
     Member,
-    MessageId,
     NodeId,
     Priority,
     SlowPolicy,
@@ -101,14 +100,8 @@ def test_a_delivery_is_as_declared(
     groups: list[GroupKey],
     payload: bytes,
 ) -> None:
-    delivery = Delivery(
-        MessageId(sender.node, life, priority, counter),
-        tuple(groups),
-        payload,
-        guarantee,
-        CONFIGURATION,
-        sender.session,
-    )
+    envelope = Envelope(*sender, life, priority, guarantee, tuple(groups), CONFIGURATION)
+    delivery = Delivery(envelope, counter, payload)
     fast = frames.event_frame(delivery)
     declared = protocol.build(
         Type.DELIVERY,
@@ -341,13 +334,9 @@ def test_a_reader_goes_on_after_an_iteration_that_was_not_finished() -> None:
 
 
 def delivery(number: int, size: int = 0) -> Delivery:
-    return Delivery(
-        MessageId(NodeId(1), 1, Priority.MEDIUM, number),
-        (GroupKey(bytes(32)),),
-        bytes(size),
-        Guarantee.AGREED,
-        CONFIGURATION,
-    )
+    groups = (GroupKey(bytes(32)),)
+    envelope = Envelope(NodeId(1), 0, 1, Priority.MEDIUM, Guarantee.AGREED, groups, CONFIGURATION)
+    return Delivery(envelope, number, bytes(size))
 
 
 def test_an_event_for_several_clients_is_made_into_a_frame_once() -> None:

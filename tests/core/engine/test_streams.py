@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.core.engine.logs import GROUP, REGULAR, RING, Sender, payloads
 from vsync.engine.streams import Control, ControlReader, Ordered, Reader, Stream, stream_key
 from vsync.events import Delivery
-from vsync.vocabulary import Cause, Guarantee, Member, MessageId, NodeId, Priority
+from vsync.vocabulary import Cause, GroupKey, Guarantee, Member, MessageId, NodeId, Priority
 from vsync.wire import CONTROL_LANE, Codec, Data, LeaveGroups, build_control, network_of
 from vsync.wire.data import flags_of
 
@@ -126,6 +126,20 @@ def test_a_control_frame_brings_what_the_ring_says_to_itself() -> None:
     message = LeaveGroups(7, Cause.DIED, (GROUP,))
     reader, out = ControlReader(), list[Ordered]()
     Stream(reader).ordered(control_frame(build_control(message)), REGULAR, out)
+    assert out == [Control(NodeId(1), message)]
+    assert reader.news
+
+
+def test_a_control_message_that_was_cut_is_put_together() -> None:
+    groups = tuple(GroupKey(bytes([number]) * 32) for number in range(40))
+    message = LeaveGroups(7, Cause.DIED, groups)
+    data = build_control(message)
+    codec = Codec(network_of("test"), NodeId(1), 101)
+    reader, out = ControlReader(), list[Ordered]()
+    stream = Stream(reader)
+    for index, piece in enumerate((data[:500], data[500:900], data[900:])):
+        flags = flags_of(Guarantee.AGREED, CONTROL_LANE, continues=index > 0, unfinished=index < 2)
+        stream.ordered(codec.data(RING, 1 + index, index, 0, flags, [piece]), REGULAR, out)
     assert out == [Control(NodeId(1), message)]
     assert reader.news
 

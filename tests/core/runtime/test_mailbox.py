@@ -20,6 +20,7 @@ from vsync import (
     Configuration,
     ConfigurationChanged,
     Delivery,
+    Envelope,
     Kind,
     MessageId,
     NodeId,
@@ -51,13 +52,9 @@ CONFIGURATION = configuration(4)
 
 
 def delivery(counter: int, size: int = 100) -> Delivery:
-    return Delivery(
-        MessageId(NodeId(1), 1, Priority.MEDIUM, counter),
-        (GroupKey.from_name("a"),),
-        bytes(size),
-        Guarantee.AGREED,
-        CONFIGURATION,
-    )
+    groups = (GroupKey.from_name("a"),)
+    envelope = Envelope(NodeId(1), 7, 1, Priority.MEDIUM, Guarantee.AGREED, groups, CONFIGURATION)
+    return Delivery(envelope, counter, bytes(size))
 
 
 def counters(events: Sequence[Event]) -> list[int]:
@@ -180,7 +177,7 @@ def test_one_large_batch_does_not_evict_a_prompt_reader() -> None:
 def test_events_come_back_from_disk_as_they_were() -> None:
     events: list[Event] = [
         ConfigurationChanged(CONFIGURATION, True, "three of five votes"),
-        delivery(3, 1000)._replace(session=7, guarantee=Guarantee.SAFE),
+        delivery(3, 1000),
         GroupChanged(
             GroupKey.from_name("a"),
             (Member(NodeId(1), 2), Member(NodeId(1), 7)),

@@ -8,27 +8,70 @@ group when one of those is delivered is the same for all.
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from vsync.vocabulary import Cause, Configuration, GroupKey, Guarantee, Member, MessageId
+from vsync.vocabulary import (
+    Cause,
+    Configuration,
+    GroupKey,
+    Guarantee,
+    Member,
+    MessageId,
+    NodeId,
+    Priority,
+)
+
+
+class Envelope(NamedTuple):
+    """What messages have in common that were sent alike: from whom, to whom, and how.
+
+    *node* and *session* sent them, in that *life* of the node.
+    """
+
+    node: NodeId
+    session: int
+    life: int
+    priority: Priority
+    guarantee: Guarantee
+    groups: tuple[GroupKey, ...]
+    configuration: Configuration
 
 
 class Delivery(NamedTuple):
     """A message, at its place in the order.
 
-    A named tuple, since it is made once a message and must be cheap. *session* is the number of the
-    session that sent it, at its node.
+    A named tuple, since it is made once a message and must be cheap; what it has in common with
+    others is in its *envelope*, and can be asked of it too.
     """
 
-    message: MessageId
-    groups: tuple[GroupKey, ...]
+    envelope: Envelope
+    counter: int
     payload: bytes
-    guarantee: Guarantee
-    configuration: Configuration
-    session: int = 0
+
+    @property
+    def message(self) -> MessageId:
+        """The message's id."""
+        node, _, life, priority, _, _, _ = self.envelope
+        return MessageId(node, life, priority, self.counter)
 
     @property
     def sender(self) -> Member:
         """Who sent the message, as group views name it."""
-        return Member(self.message.node, self.session)
+        envelope = self.envelope
+        return Member(envelope.node, envelope.session)
+
+    @property
+    def groups(self) -> tuple[GroupKey, ...]:
+        """The groups that it was sent to."""
+        return self.envelope.groups
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """The guarantee that it was sent with."""
+        return self.envelope.guarantee
+
+    @property
+    def configuration(self) -> Configuration:
+        """The configuration that it belongs to."""
+        return self.envelope.configuration
 
 
 @dataclass(frozen=True, slots=True)

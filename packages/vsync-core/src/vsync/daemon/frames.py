@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from vsync.daemon import protocol
 from vsync.daemon.protocol import CAUSES, Type
 from vsync.errors import DaemonError, MisuseError
-from vsync.events import ConfigurationChanged, Delivery, Event, GroupChanged, Move
+from vsync.events import ConfigurationChanged, Delivery, Envelope, Event, GroupChanged, Move
 from vsync.vocabulary import (
     GROUP_KEY_BYTES,
     GROUPS_PER_MESSAGE_MAX,
@@ -21,7 +21,6 @@ from vsync.vocabulary import (
     Guarantee,
     Kind,
     Member,
-    MessageId,
     NodeId,
     Priority,
 )
@@ -147,7 +146,7 @@ def _joined_keys(groups: tuple[GroupKey, ...]) -> bytes:
 def event_frame(event: Event) -> bytes:
     """The frame that tells a client of *event*."""
     if type(event) is Delivery:
-        (node, life, priority, counter), groups, payload, guarantee, _, session = event
+        (node, session, life, priority, guarantee, groups, _), counter, payload = event
         keys = _joined_keys(groups)
         head = _DELIVERY_HEAD.pack(
             1 + _DELIVERY.size + len(keys) + len(payload),
@@ -172,14 +171,16 @@ def parse_delivery(body: bytes, configuration: Configuration) -> Delivery:
     try:
         node, session, life, priority, counter, guarantee, count = _DELIVERY.unpack_from(body)
         end = _DELIVERY.size + count * GROUP_KEY_BYTES
-        return Delivery(
-            MessageId(node, life, _PRIORITIES[priority], counter),
-            _keys(body[_DELIVERY.size : end]),
-            body[end:],
-            _GUARANTEES[guarantee],
-            configuration,
+        envelope = Envelope(
+            node,
             session,
+            life,
+            _PRIORITIES[priority],
+            _GUARANTEES[guarantee],
+            _keys(body[_DELIVERY.size : end]),
+            configuration,
         )
+        return Delivery(envelope, counter, body[end:])
     except (struct.error, IndexError, MisuseError) as error:
         raise DaemonError(f"the daemon sent a delivery that makes no sense: {error}") from error
 

@@ -11,13 +11,12 @@ from itertools import accumulate, count, repeat
 from typing import NamedTuple, TypeAlias
 
 from vsync.errors import MalformedPacket
-from vsync.events import Delivery
+from vsync.events import Delivery, Envelope
 from vsync.vocabulary import (
     GROUP_KEY_BYTES,
     Configuration,
     GroupKey,
     Guarantee,
-    MessageId,
     NodeId,
 )
 from vsync.wire.data import (
@@ -31,6 +30,9 @@ from vsync.wire.group import CONTROL_BYTES_MAX, ControlMessage, parse_control
 
 GROUPS_KNOWN_MAX = 4096
 """Group lists remembered so that each is parsed once; forgotten all at once beyond this."""
+
+ENVELOPES_MAX = 4096
+"""Envelopes remembered, likewise."""
 
 
 class Control(NamedTuple):
@@ -50,6 +52,9 @@ class Reader:
         self.bytes_max = message_bytes_max
         self.malformed = 0
         self._heads: dict[bytes, tuple[int, tuple[GroupKey, ...]]] = {}
+        self._envelopes: dict[tuple[bytes, int, int, int, int], Envelope] = {}
+        self._configuration: Configuration | None = None
+        """The one that all those envelopes belong to."""
 
     def read(
         self, frame: Data, counter: int, message: bytes | memoryview, configuration: Configuration
@@ -69,14 +74,13 @@ class Reader:
         """As ``read``, for a message in pieces; its payload is copied once."""
         first = pieces[0]
         begin = HEAD_BYTES_MIN + first[0] * GROUP_KEY_BYTES
-        known = self._heads.get(bytes(first[:begin])) if begin <= len(first) else None
-        if known is None:
+        if begin > len(first):
             return self.read(frame, counter, b"".join(pieces), configuration)
-        session, groups = known
-        message = MessageId(frame.sender, frame.life, PRIORITIES[frame.lane], counter)
-        payload = b"".join([first[begin:], *pieces[1:]])
-        guarantee = GUARANTEES[frame.guarantee]
-        return Delivery(message, groups, payload, guarantee, configuration, session)
+        envelope = self._envelope(frame, bytes(first[:begin]), configuration)
+        if envelope is None:
+            self.malformed += 1
+            return None
+        return Delivery(envelope, counter, b"".join([first[begin:], *pieces[1:]]))
 
     def read_whole(
         self,
@@ -94,34 +98,18 @@ class Reader:
         """
         packet = bytes(packet)  # no copy where it is that already, as in all but the shortest
         head = packet[start : start + HEAD_BYTES_MIN + packet[start] * GROUP_KEY_BYTES]
-        known = self._heads.get(head) or self._read_head(head)
         starts = list(accumulate(lengths[:-1], initial=start))
-        if (
-            known is None
-            or min(lengths) < len(head)
-            or not all(map(packet.startswith, repeat(head), starts))
-        ):
+        envelope = None
+        # Most often all messages of a frame have one head.
+        if min(lengths) >= len(head) and all(map(packet.startswith, repeat(head), starts)):
+            envelope = self._envelope(frame, head, configuration)
+        if envelope is None:
             self._read_each(frame, counter, packet, starts, lengths, configuration, out)
             return
-        # Most often all messages of a frame have one head. What the classes' own constructors do
-        # is done here without a call in Python for each.
-        session, groups = known
-        new = tuple.__new__
-        sender, life = frame.sender, frame.life
-        priority, guarantee = PRIORITIES[frame.lane], GUARANTEES[frame.guarantee]
-        begin = len(head)
+        # What the class's own constructor does, without a call in Python for each.
+        new, begin = tuple.__new__, len(head)
         out += [
-            new(
-                Delivery,
-                (
-                    new(MessageId, (sender, life, priority, number)),
-                    groups,
-                    packet[place + begin : place + length],
-                    guarantee,
-                    configuration,
-                    session,
-                ),
-            )
+            new(Delivery, (envelope, number, packet[place + begin : place + length]))
             for number, place, length in zip(count(counter), starts, lengths, strict=False)
         ]
 
@@ -136,21 +124,44 @@ class Reader:
         out: list[Ordered],
     ) -> None:
         """As ``read_whole``, for messages that differ in their heads, or make no sense."""
-        priority, guarantee = PRIORITIES[frame.lane], GUARANTEES[frame.guarantee]
         for number, start, length in zip(count(counter), starts, lengths, strict=False):
-            payload_from = start + HEAD_BYTES_MIN + packet[start] * GROUP_KEY_BYTES
+            begin = start + HEAD_BYTES_MIN + packet[start] * GROUP_KEY_BYTES
             end = start + length
-            head = packet[start:payload_from]
-            known = None
-            if payload_from <= end:
-                known = self._heads.get(head) or self._read_head(head)
-            if known is None:
+            envelope = None
+            if begin <= end:
+                envelope = self._envelope(frame, packet[start:begin], configuration)
+            if envelope is None:
                 self.malformed += 1
             else:
-                session, groups = known
-                message = MessageId(frame.sender, frame.life, priority, number)
-                payload = packet[payload_from:end]
-                out.append(Delivery(message, groups, payload, guarantee, configuration, session))
+                out.append(Delivery(envelope, number, packet[begin:end]))
+
+    def _envelope(self, frame: Data, head: bytes, configuration: Configuration) -> Envelope | None:
+        """The envelope of messages of *frame* with that *head*; None if the head makes no sense.
+
+        The same one for all that are alike, so that who looks at them need look only once.
+        """
+        if configuration is not self._configuration:
+            self._configuration = configuration
+            self._envelopes.clear()
+        key = (head, frame.sender, frame.life, frame.lane, frame.guarantee)
+        envelope = self._envelopes.get(key)
+        if envelope is None:
+            known = self._heads.get(head) or self._read_head(head)
+            if known is None:
+                return None
+            if len(self._envelopes) >= ENVELOPES_MAX:
+                self._envelopes.clear()
+            session, groups = known
+            envelope = self._envelopes[key] = Envelope(
+                frame.sender,
+                session,
+                frame.life,
+                PRIORITIES[frame.lane],
+                GUARANTEES[frame.guarantee],
+                groups,
+                configuration,
+            )
+        return envelope
 
     def _read_head(self, head: bytes) -> tuple[int, tuple[GroupKey, ...]] | None:
         """The session and the groups that *head* names, remembered; None if it makes no sense."""
@@ -170,6 +181,16 @@ class ControlReader(Reader):
     def __init__(self) -> None:
         super().__init__(CONTROL_BYTES_MAX)
         self.news = False
+
+    def read_pieces(
+        self,
+        frame: Data,
+        counter: int,
+        pieces: Sequence[memoryview],
+        configuration: Configuration,
+    ) -> Ordered | None:
+        """As ``read``, for a message in pieces."""
+        return self.read(frame, counter, b"".join(pieces), configuration)
 
     def read_whole(
         self,

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 from vsync.engine import Engine, State
 from vsync.engine.groups import EngineEvent, JoinRefused, Settled, SynchronizeLate
 from vsync.errors import NodeClosed, Undelivered, VsyncError
-from vsync.events import ConfigurationChanged, Delivery, GroupChanged
+from vsync.events import ConfigurationChanged, Delivery, Envelope, GroupChanged
 from vsync.runtime.mailbox import Mailbox
 from vsync.runtime.seat import Route, Seat
 from vsync.trace import TraceWriter, digest, view_fields
@@ -483,17 +483,17 @@ class Driver:
         """Give each session what it is to see of *events*."""
         self.ready = True
         route = self._route
-        groups: Sequence[GroupKey] | None = None
+        envelope: Envelope | None = None
         targets: Sequence[Seat] = ()
         for event in events:
             if type(event) is Delivery:
-                if event.groups is not groups:  # runs of messages often have the same
-                    groups = event.groups
-                    targets = route.targets(event.groups)
+                if event[0] is not envelope:  # runs of messages have the same
+                    envelope = event[0]
+                    targets = route.targets(envelope.groups)
                 for seat in targets:
                     seat.batch.append(event)
             else:
-                groups = None
+                envelope = None
                 self._hand_over_change(event)
         for seat in route.seats:
             if seat.batch:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from vsync.events import Delivery, Event
-from vsync.vocabulary import MessageId
 
 FILE_BYTES: Final = 32 * 2**20
 """How much goes to a file before the next is made: what is given back at a time."""
@@ -197,16 +196,11 @@ def _read_all(piece: Piece) -> bytes:
 def encode(events: Sequence[Event]) -> bytes:
     """*events* as bytes, for this process alone."""
     # Deliveries as plain tuples: to pickle them as what they are takes three times as long.
-    plain = [
-        (tuple(event.message), *event[1:]) if type(event) is Delivery else event for event in events
-    ]
+    plain = [tuple(event) if type(event) is Delivery else event for event in events]
     return pickle.dumps(plain, pickle.HIGHEST_PROTOCOL)
 
 
 def decode(data: bytes) -> list[Event]:
     """What ``encode`` made; nobody else can have written it."""
     plain: list[Any] = pickle.loads(data)
-    return [
-        Delivery(MessageId(*event[0]), *event[1:]) if type(event) is tuple else event
-        for event in plain
-    ]
+    return [Delivery(*event) if type(event) is tuple else event for event in plain]
