@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,13 @@ def stage(core: Path) -> dict[str, str]:
     return hashes
 
 
+def twins() -> dict[str, str]:
+    """Of which modules of the core this package has twins, and their files in it."""
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    compiled = {module: module.replace(".", "/") + suffix for module in HOT}
+    return {"vsync.checksum": "checksum.py", **compiled}
+
+
 class BuildPy(build_py):
     """Writes into the built package what it was built from."""
 
@@ -90,7 +98,7 @@ class BuildPy(build_py):
         super().run()
         built = Path(self.build_lib) / "vsync_speedups" / "built.json"
         built.parent.mkdir(parents=True, exist_ok=True)
-        built.write_text(json.dumps({"hot": HOT, "sources": HASHES}, indent=2) + "\n")
+        built.write_text(json.dumps({"twins": twins(), "sources": HASHES}, indent=2) + "\n")
 
 
 class SourceArchive(sdist):

@@ -7,13 +7,13 @@ class is there twice. Importing this module decides it, so ``vsync`` does that b
 """
 
 import hashlib
-import importlib
-import importlib.util
 import json
 import os
 import sys
-from collections.abc import Collection, Sequence
-from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -24,34 +24,30 @@ VARIABLE: Final = "VSYNC_PURE"
 COMPILED: Final = "compiled"
 
 _PACKAGE: Final = "vsync_speedups"
-_LIBRARY: Final = f"{_PACKAGE}.hot__mypyc"
-"""What the code of all compiled modules is in."""
+_NEEDED: Final = (f"{_PACKAGE}.hot__mypyc", f"{_PACKAGE}.checksum")
+"""What can fail to load where the package was not made for: the code of all compiled modules, and
+a library that it needs."""
 
 
-class CompiledFinder:
-    """Finds the compiled twins of *modules* below *directory*; for ``sys.meta_path``."""
+class TwinFinder:
+    """Finds the twins of some modules of the core; for ``sys.meta_path``."""
 
-    def __init__(self, directory: Path, modules: Collection[str]) -> None:
-        self._directory = directory
-        self._modules = frozenset(modules)
+    def __init__(self, twins: Mapping[str, Path]) -> None:
+        self._twins = dict(twins)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Where to load *fullname* from; None if it has no twin."""
-        if fullname not in self._modules:
-            return None
-        place = str(self._directory.joinpath(*fullname.split("."))) + EXTENSION_SUFFIXES[0]
-        return importlib.util.spec_from_file_location(
-            fullname, place, loader=ExtensionFileLoader(fullname, place)
-        )
+        twin = self._twins.get(fullname)
+        return None if twin is None else spec_from_file_location(fullname, twin)
 
 
 def _use_compiled() -> str:
     """Have the hot modules loaded from their compiled twins, if that can be; else say why not."""
     if os.environ.get(VARIABLE):
         return f"{VARIABLE} is set"
-    found = importlib.util.find_spec(_PACKAGE)
+    found = find_spec(_PACKAGE)
     if found is None or found.origin is None:
         return "vsync-speedups is not installed"
     directory = Path(found.origin).parent
@@ -63,10 +59,12 @@ def _use_compiled() -> str:
                     f"vsync-speedups was built from another {module}; "
                     "install it in the version of vsync-core"
                 )
-        importlib.import_module(_LIBRARY)
+        for needed in _NEEDED:
+            import_module(needed)
     except (OSError, ValueError, ImportError) as error:
         return f"vsync-speedups does not load here ({error})"
-    sys.meta_path.insert(0, CompiledFinder(directory, built["hot"]))
+    twins = {module: directory / file for module, file in built["twins"].items()}
+    sys.meta_path.insert(0, TwinFinder(twins))
     return ""
 
 
