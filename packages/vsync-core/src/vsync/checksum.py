@@ -1,4 +1,4 @@
-"""The checksum of packets: CRC-32, as of zlib; ``vsync-speedups`` brings a faster one of the same."""
+"""The checksum of packets: CRC-32. ``vsync-speedups`` brings a function that is faster at it."""
 
 from zlib import crc32
 

@@ -61,7 +61,7 @@ def _use_compiled() -> str:
                 )
         for needed in _NEEDED:
             import_module(needed)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, LookupError, ImportError) as error:
         return f"vsync-speedups does not load here ({error})"
     twins = {module: directory / file for module, file in built["twins"].items()}
     sys.meta_path.insert(0, TwinFinder(twins))
