@@ -20,7 +20,6 @@ NAMES: Final = {
     "log": "vsync.engine.log",
     "packing": "vsync.engine.packing",
     "streams": "vsync.engine.streams",
-    "train": "vsync.train",
 }
 
 

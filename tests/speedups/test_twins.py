@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from zlib import crc32
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.speedups.pure import PACKAGE, TWINS, compiled, pure
 from vsync import checksum
 from vsync.errors import MalformedPacket
+from vsync.train import Train
 from vsync.vocabulary import (
     Cause,
     Configuration,
@@ -188,7 +188,7 @@ def test_damaged_packets_are_refused_alike(
 
 def seen(modules: Any, packets: bytes, size: int) -> list[Any]:
     codec = modules.codec.Codec(NETWORK, NodeId(3), 1)
-    train = modules.train.Train(packets, size)
+    train = Train(packets, size)
     told: list[Any] = [outcome(codec.decode_train, train)]
     whole = codec.decode_train(train)
     if whole is not None:
@@ -223,19 +223,3 @@ def test_messages_that_make_no_sense_are_read_alike(messages: list[bytes], alike
         return list(map(tuple, out)), reader.malformed
 
     assert read(compiled()) == read(pure())
-
-
-@given(st.binary(max_size=90), st.integers(1, 40), st.integers(-5, 5), st.integers(-5, 5))
-def test_trains_are_the_same_sequences(buffer: bytes, size: int, start: int, stop: int) -> None:
-    one, other = (modules.train.Train(buffer, size) for modules in (compiled(), pure()))
-    assert len(one) == len(other)
-    assert list(map(bytes, one)) == list(map(bytes, other))
-    assert list(map(bytes, one[start:stop])) == list(map(bytes, other[start:stop]))
-    for place in (start, stop):
-        if -len(one) <= place < len(one):
-            assert bytes(one[place]) == bytes(other[place])
-        else:
-            for train in (one, other):
-                with pytest.raises(IndexError):
-                    train[place]
-    assert one == list(other)
