@@ -63,8 +63,8 @@ def speedups(session: nox.Session) -> None:
 
     They must be in use, and give what the pure ones give. ``-- tests/services`` runs others.
     """
-    chosen = session.posargs or ["tests/speedups", "tests/core/wire", "tests/core/engine"]
-    run_compiled(session, *chosen)
+    chosen = ["tests/speedups", "tests/core/wire", "tests/core/engine", "tests/cli/test_run.py"]
+    run_compiled(session, *(session.posargs or chosen))
 
 
 @nox.session(venv_backend="none", default=False)
