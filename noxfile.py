@@ -116,6 +116,20 @@ def profile(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
+def bench(session: nox.Session) -> None:
+    """Measure vsync beside Corosync on network namespaces; ``-- --quick``, ``-- --write``.
+
+    Needs root. What is missing of Debian's packages (corosync, libcpg-dev) is installed.
+    """
+    missing = missing_debian_packages()
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+        noninteractive = {"DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
+            session.run("apt-get", "-q", *command, external=True, env=noninteractive)
+    run_python(session, "-m", "benchmarks.corosync", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
 def coverage(session: nox.Session) -> None:
     """Run the tests and list the lines and branches that none of them reached."""
     run_tool(session, "coverage", "run", "-m", "pytest", "-m", "not network", *session.posargs)
@@ -259,6 +273,20 @@ def run_compiled(session: nox.Session, *arguments: str) -> None:
 def run_command(session: nox.Session, *arguments: str) -> None:
     """Run the ``vsync`` command of this tree."""
     run_tool(session, "vsync_cli", *arguments)
+
+
+def missing_debian_packages() -> list[str]:
+    """Give the packages of Debian that the benchmark beside Corosync needs, and that are absent."""
+    needed = {
+        "corosync": shutil.which("corosync"),
+        "libcpg-dev": Path("/usr/include/corosync/cpg.h").exists(),
+        "zlib1g-dev": Path("/usr/include/zlib.h").exists(),
+        "gcc": shutil.which("cc"),
+        "libc6-dev": Path("/usr/include/stdio.h").exists(),
+        "iproute2": shutil.which("ip"),
+        "nftables": shutil.which("nft"),
+    }
+    return [package for package, present in needed.items() if not present]
 
 
 def shares(session: nox.Session, seeds: str) -> list[tuple[int, str]]:

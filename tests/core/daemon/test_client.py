@@ -190,7 +190,7 @@ FALSE = {
         "ends this session: the client speaks protocol 1, this daemon 2",
     ),
     "silence": (b"", "has closed the connection"),
-    "a delivery first": (frame(Type.DELIVERY, bytes(100)), "nobody asked for"),
+    "a delivery first": (frame(Type.DELIVERIES, bytes(100)), "nobody asked for"),
     "a cut welcome": (frame(Type.WELCOME, b"\0\1"), "makes no sense"),
 }
 

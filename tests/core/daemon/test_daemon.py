@@ -38,7 +38,7 @@ NONSENSE = {
     "the first protocol": frame(Type.HELLO, b"vsync\0\1"),
     "a policy that does not exist": frame(Type.HELLO, GREETING[5:12] + b"\x09" + GREETING[13:]),
     "no greeting": build(Type.STATUS, number=1),
-    "an unknown type": GREETING + frame(Type.DELIVERY, b"x"),
+    "an unknown type": GREETING + frame(Type.DELIVERIES, b"x"),
     "a cut body": GREETING + frame(Type.SEND, b"\2"),
     "lengths that lie": GREETING
     + frame(Type.SEND, b"\0\0\0\1\2\2\1" + bytes(32) + b"\0\0\0\1\0\0\0\t"),

@@ -13,7 +13,7 @@ from vsync.daemon import frames, protocol
 from vsync.daemon.frames import EventFrames
 from vsync.daemon.protocol import CAUSES, DECLARATIONS, ERRORS, FrameReader, Type
 from vsync.errors import DaemonError, MessageTooLarge, SettingsError, Undelivered, VsyncError
-from vsync.events import ConfigurationChanged, Delivery, Envelope, GroupChanged, Move
+from vsync.events import ConfigurationChanged, Delivery, Envelope, Event, GroupChanged, Move
 from vsync.vocabulary import (
     Cause,
     Configuration,
@@ -90,32 +90,42 @@ def test_what_was_taken_is_as_declared(size: int) -> None:
     assert frames.parse_taken(body_of(fast, Type.TAKEN)) == size
 
 
-@given(MEMBERS, COUNTERS, PRIORITIES, COUNTERS, GUARANTEES, GROUPS, some.binary(max_size=100))
-def test_a_delivery_is_as_declared(
+@given(
+    MEMBERS,
+    COUNTERS,
+    PRIORITIES,
+    some.integers(0, 2**63),
+    GUARANTEES,
+    GROUPS,
+    some.lists(some.binary(max_size=100), min_size=1, max_size=9),
+)
+def test_a_run_of_deliveries_is_as_declared(
     sender: Member,
     life: int,
     priority: Priority,
     counter: int,
     guarantee: Guarantee,
     groups: list[GroupKey],
-    payload: bytes,
+    payloads: list[bytes],
 ) -> None:
     envelope = Envelope(*sender, life, priority, guarantee, tuple(groups), CONFIGURATION)
-    delivery = Delivery(envelope, counter, payload)
-    fast = frames.event_frame(delivery)
+    run = [Delivery(envelope, counter + place, each) for place, each in enumerate(payloads)]
+    fast = frames.frame_of(run)
     declared = protocol.build(
-        Type.DELIVERY,
+        Type.DELIVERIES,
         **fields_of(sender),
         life=life,
         priority=priority,
-        counter=counter,
         guarantee=guarantee,
         groups=[group.key for group in groups],
-        payload=payload,
+        counter=counter,
+        lengths=list(map(len, payloads)),
+        payloads=b"".join(payloads),
     )
     assert fast == declared
-    read = frames.parse_delivery(body_of(fast, Type.DELIVERY), CONFIGURATION)
-    assert read == delivery
+    read, *others = frames.parse_deliveries(body_of(fast, Type.DELIVERIES), CONFIGURATION)
+    assert [read, *others] == run
+    assert isinstance(read, Delivery)
     assert (type(read.guarantee), type(read.message.priority)) == (Guarantee, Priority)
 
 
@@ -128,7 +138,7 @@ def test_a_view_is_as_declared(
     closed: bool,
 ) -> None:
     view = GroupChanged(group, members, joined, left, closed, CONFIGURATION)
-    fast = frames.event_frame(view)
+    fast = frames.frame_of([view])
 
     def declared(moves: tuple[Move, ...]) -> list[dict[str, int]]:
         return [{**fields_of(who), "cause": CAUSES.index(cause)} for who, cause in moves]
@@ -173,7 +183,7 @@ def test_a_configuration_comes_through_whole(
         next=next,
     )
     event = ConfigurationChanged(configuration, primary, reason)
-    body = body_of(frames.event_frame(event), Type.CONFIGURATION)
+    body = body_of(frames.frame_of([event]), Type.CONFIGURATION)
     assert frames.parse_configuration(body) == event
 
 
@@ -217,7 +227,7 @@ PARSERS: dict[str, Callable[[bytes], Any]] = {
     "send": frames.parse_send,
     "accepted": frames.parse_accepted,
     "taken": frames.parse_taken,
-    "delivery": partial(frames.parse_delivery, configuration=CONFIGURATION),
+    "deliveries": partial(frames.parse_deliveries, configuration=CONFIGURATION),
     "view": partial(frames.parse_view, configuration=CONFIGURATION),
     "configuration": frames.parse_configuration,
     "greeting": protocol.parse_protocol,
@@ -245,6 +255,37 @@ def test_a_cut_send_is_refused(payload: bytes, data: some.DataObject) -> None:
 
 
 @given(some.data())
+def test_cut_deliveries_are_refused(data: some.DataObject) -> None:
+    whole = frames.frame_of([delivery(1, 10), delivery(2, 5)])
+    body = whole[5 : data.draw(some.integers(5, len(whole) - 1))]
+    for wrong in (body, whole[5:] + b"x"):
+        with pytest.raises(DaemonError):
+            frames.parse_deliveries(wrong, CONFIGURATION)
+
+
+@given(some.lists(some.tuples(some.integers(0, 2), some.integers(0, 3), some.booleans())))
+def test_runs_are_all_events_in_their_order_and_each_is_told_alike(
+    kinds: list[tuple[int, int, bool]],
+) -> None:
+    envelopes = [delivery(0).envelope, delivery(0).envelope._replace(session=5)]
+    batch: list[Event] = []
+    number = 60  # so that runs pass the place where they are cut
+    for kind, step, large in kinds:
+        number += step
+        if kind == 2:
+            batch.append(ConfigurationChanged(CONFIGURATION))
+        else:
+            payload = bytes(frames.RUN_BYTES // 2 + 1 if large else 3)
+            batch.append(Delivery(envelopes[kind], number, payload))
+    told = list(frames.runs(batch))
+    assert [event for run in told for event in run] == batch
+    for run in told:
+        if len(run) > 1:
+            body = body_of(frames.frame_of(run), Type.DELIVERIES)
+            assert frames.parse_deliveries(body, CONFIGURATION) == list(run)
+
+
+@given(some.data())
 def test_a_cut_view_is_refused(data: some.DataObject) -> None:
     who = Member(NodeId(1), 2)
     view = GroupChanged(
@@ -255,7 +296,7 @@ def test_a_cut_view_is_refused(data: some.DataObject) -> None:
         False,
         CONFIGURATION,
     )
-    whole = frames.event_frame(view)
+    whole = frames.frame_of([view])
     body = whole[5 : data.draw(some.integers(5, len(whole) - 1))]
     with pytest.raises(DaemonError):
         frames.parse_view(body, CONFIGURATION)
@@ -339,14 +380,17 @@ def delivery(number: int, size: int = 0) -> Delivery:
     return Delivery(envelope, number, bytes(size))
 
 
-def test_an_event_for_several_clients_is_made_into_a_frame_once() -> None:
+def test_a_run_for_several_clients_is_made_into_a_frame_once() -> None:
     shared = EventFrames()
     shared.joined()
     shared.joined()
-    events = [delivery(number) for number in range(100)]
-    first = [shared.of(event) for event in events]
-    assert all(shared.of(event) is frame for event, frame in zip(events, first, strict=True))
-    assert first == list(map(frames.event_frame, events))
+    envelope = delivery(0).envelope
+    events = [Delivery(envelope, number, b"") for number in range(1, 300)]
+    first = [shared.of(run) for run in frames.runs(events)]
+    assert len(first) == 5
+    for begin in (64, 128, 256):  # one who takes less at a time shares what is whole
+        again = [shared.of(run) for run in frames.runs(events[begin - 1 :])]
+        assert all(one is other for one, other in zip(again, first[begin // 64 :], strict=True))
 
 
 def test_what_is_shared_is_bounded_and_is_forgotten_with_the_last_but_one_client() -> None:
@@ -356,7 +400,7 @@ def test_what_is_shared_is_bounded_and_is_forgotten_with_the_last_but_one_client
     size = frames.CACHED_BYTES // 10
     for number in range(100):
         event = delivery(number, size)
-        assert shared.of(event) == frames.event_frame(event)
+        assert shared.of([event]) == frames.frame_of([event])
         kept = sum(len(made) for _, made in (*shared._young.values(), *shared._old.values()))
         assert kept < 2 * frames.CACHED_BYTES + 4 * size
     shared.left()

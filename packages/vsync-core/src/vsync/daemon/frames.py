@@ -5,8 +5,9 @@ times as much.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate, count
 from typing import Any, Final, NamedTuple
 
 from vsync.daemon import protocol
@@ -28,13 +29,21 @@ from vsync.vocabulary import (
 CACHED_BYTES: Final = 4 * 2**20
 """About how much ``EventFrames`` keeps, twice."""
 
+RUN_MESSAGES: Final = 64
+"""A run of messages ends where its number can be divided by this, so that runs of several clients
+are the same though they take what waits at different times."""
+
+RUN_BYTES: Final = 2**16
+"""Payloads of a run together, unless it is one message."""
+
 _COUNT: Final = struct.Struct(">I")
 _SEND: Final = struct.Struct(">IBBB")
 _SEND_HEAD: Final = struct.Struct(">IBIBBB")
 _ACCEPTED: Final = struct.Struct(">IQI")
 _ACCEPTED_FRAME: Final = struct.Struct(">IBIQI")
-_DELIVERY: Final = struct.Struct(">IIQBQBB")
-_DELIVERY_HEAD: Final = struct.Struct(">IBIIQBQBB")
+_DELIVERIES: Final = struct.Struct(">IIQBBB")
+_DELIVERIES_HEAD: Final = struct.Struct(">IBIIQBBB")
+_RUN: Final = struct.Struct(">QI")
 _TAKEN: Final = struct.Struct(">I")
 _TAKEN_FRAME: Final = struct.Struct(">IBI")
 _MEMBER: Final = struct.Struct(">II")
@@ -143,46 +152,86 @@ def _joined_keys(groups: tuple[GroupKey, ...]) -> bytes:
     return b"".join(group.key for group in groups)
 
 
-def event_frame(event: Event) -> bytes:
-    """The frame that tells a client of *event*."""
+def runs(batch: Sequence[Event]) -> Iterator[Sequence[Event]]:
+    """*batch* in pieces that are a frame each: runs of messages that are alike, others alone."""
+    start = size = 0
+    envelope: Envelope | None = None
+    following = -1
+    for place, event in enumerate(batch):
+        if type(event) is Delivery:
+            size += len(event[2])
+            if (
+                event[0] is envelope
+                and event[1] == following
+                and following % RUN_MESSAGES
+                and size <= RUN_BYTES
+            ):
+                following += 1
+                continue
+            envelope, following, size = event[0], event[1] + 1, len(event[2])
+        else:
+            envelope = None
+        if place > start:
+            yield batch[start:place]
+        start = place
+    if len(batch) > start:
+        yield batch[start:]
+
+
+def frame_of(run: Sequence[Event]) -> bytes:
+    """The frame that tells a client of a run of messages, or of one other event."""
+    event = run[0]
     if type(event) is Delivery:
-        (node, session, life, priority, guarantee, groups, _), counter, payload = event
-        keys = _joined_keys(groups)
-        head = _DELIVERY_HEAD.pack(
-            1 + _DELIVERY.size + len(keys) + len(payload),
-            Type.DELIVERY,
-            node,
-            session,
-            life,
-            priority,
-            counter,
-            guarantee,
-            len(groups),
-        )
-        return b"".join((head, keys, payload))
+        return _deliveries_frame(event, [each[2] for each in run if type(each) is Delivery])
     if isinstance(event, GroupChanged):
         return protocol.frame(Type.VIEW, _view_body(event))
     assert isinstance(event, ConfigurationChanged)
     return _configuration_frame(event)
 
 
-def parse_delivery(body: bytes, configuration: Configuration) -> Delivery:
-    """Read a DELIVERY, which belongs to *configuration*. Raises DaemonError."""
+def _deliveries_frame(first: Delivery, payloads: Sequence[bytes]) -> bytes:
+    (node, session, life, priority, guarantee, groups, _), counter, _ = first
+    keys = _joined_keys(groups)
+    lengths = list(map(len, payloads))
+    messages = len(lengths)
+    size = _DELIVERIES.size + len(keys) + _RUN.size + _COUNT.size * messages + sum(lengths)
+    head = _DELIVERIES_HEAD.pack(
+        1 + size, Type.DELIVERIES, node, session, life, priority, guarantee, len(groups)
+    )
+    table = struct.pack(f">QI{messages}I", counter, messages, *lengths)
+    return b"".join((head, keys, table, *payloads))
+
+
+def parse_deliveries(body: bytes, configuration: Configuration) -> list[Event]:
+    """Read a DELIVERIES, which belongs to *configuration*. Raises DaemonError."""
     try:
-        node, session, life, priority, counter, guarantee, count = _DELIVERY.unpack_from(body)
-        end = _DELIVERY.size + count * GROUP_KEY_BYTES
+        node, session, life, priority, guarantee, groups = _DELIVERIES.unpack_from(body)
+        start = _DELIVERIES.size + groups * GROUP_KEY_BYTES
         envelope = Envelope(
             node,
             session,
             life,
             _PRIORITIES[priority],
             _GUARANTEES[guarantee],
-            _keys(body[_DELIVERY.size : end]),
+            _keys(body[_DELIVERIES.size : start]),
             configuration,
         )
-        return Delivery(envelope, counter, body[end:])
+        counter, messages = _RUN.unpack_from(body, start)
+        start += _RUN.size
+        if not 1 <= messages <= (len(body) - start) // _COUNT.size:
+            raise DaemonError(f"the daemon announces {messages} messages in {len(body)} bytes")
+        lengths = struct.unpack_from(f">{messages}I", body, start)
+        start += messages * _COUNT.size
+        if sum(lengths) != len(body) - start:
+            raise DaemonError("the daemon sent messages whose lengths do not add up")
     except (struct.error, IndexError, MisuseError) as error:
-        raise DaemonError(f"the daemon sent a delivery that makes no sense: {error}") from error
+        raise DaemonError(f"the daemon sent messages that make no sense: {error}") from error
+    # As in the engine: what the class's own constructor does, without a call in Python for each.
+    new, starts = tuple.__new__, accumulate(lengths[:-1], initial=start)
+    return [
+        new(Delivery, (envelope, number, body[place : place + length]))
+        for number, place, length in zip(count(counter), starts, lengths, strict=False)
+    ]
 
 
 def _view_body(view: GroupChanged) -> bytes:
@@ -276,26 +325,27 @@ def parse_configuration(body: bytes) -> ConfigurationChanged:
 class EventFrames:
     """Frames of events that go to many clients, each made once.
 
-    All sessions of a node are given the same objects, so an event is known by its identity. What
-    was made longest ago is forgotten, half of it at a time.
+    All sessions of a node are given the same objects, so a run of messages is known by the identity
+    of its first and by its length. What was made longest ago is forgotten, half of it at a time.
     """
 
     def __init__(self) -> None:
         self.readers = 0
         """How many clients there are; with one, nothing is kept."""
-        self._young: dict[int, tuple[Event, bytes]] = {}
-        self._old: dict[int, tuple[Event, bytes]] = {}
+        self._young: dict[tuple[int, int], tuple[Event, bytes]] = {}
+        self._old: dict[tuple[int, int], tuple[Event, bytes]] = {}
         self._young_bytes = 0
 
-    def of(self, event: Event) -> bytes:
-        """The frame of *event*."""
+    def of(self, run: Sequence[Event]) -> bytes:
+        """The frame of *run*, one of ``runs``."""
         if self.readers <= 1:
-            return event_frame(event)
+            return frame_of(run)
         # An event that is kept lives, so nothing else has its identity.
-        made = self._young.get(id(event)) or self._old.get(id(event))
+        key = id(run[0]), len(run)
+        made = self._young.get(key) or self._old.get(key)
         if made is None:
-            made = event, event_frame(event)
-            self._young[id(event)] = made
+            made = run[0], frame_of(run)
+            self._young[key] = made
             self._young_bytes += len(made[1])
             if self._young_bytes > CACHED_BYTES:
                 self._old, self._young, self._young_bytes = self._young, {}, 0

@@ -225,8 +225,8 @@ class Link:
         size = 0
         try:
             for kind, body in self._reader.feed(data):
-                if kind == Type.DELIVERY and self._configuration is not None:
-                    events.append(frames.parse_delivery(body, self._configuration))
+                if kind == Type.DELIVERIES and self._configuration is not None:
+                    events += frames.parse_deliveries(body, self._configuration)
                     size += len(body) + protocol.HEAD_BYTES
                 elif kind == Type.VIEW and self._configuration is not None:
                     events.append(frames.parse_view(body, self._configuration))

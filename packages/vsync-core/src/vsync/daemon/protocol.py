@@ -53,7 +53,7 @@ from vsync.errors import (
 )
 from vsync.vocabulary import GROUP_KEY_BYTES, Cause, SlowPolicy
 
-DAEMON_PROTOCOL: Final = 2
+DAEMON_PROTOCOL: Final = 3
 """Raised when older clients could no longer follow."""
 
 GROUPS_MAX: Final = 4096
@@ -86,7 +86,7 @@ class Type(IntEnum):
     REFUSED = 13  #: what was asked cannot be; the session goes on
     WAITING = 14  #: a SEND waits for room
     TAKEN = 15  #: the client has dealt with so many bytes of events
-    DELIVERY = 16
+    DELIVERIES = 16  #: messages in a row that have all in common but number and payload
     CONFIGURATION = 17
     VIEW = 18
 
@@ -177,15 +177,16 @@ WAITING = Struct(
     Terminated,
 )
 TAKEN = Struct("bytes" / Int32ub, Terminated)
-DELIVERY = Struct(
+DELIVERIES = Struct(
     "node" / Int32ub,
     "session" / Int32ub,
     "life" / Int64ub,
     "priority" / Int8ub,
-    "counter" / Int64ub,
     "guarantee" / Int8ub,
     "groups" / PrefixedArray(Int8ub, KEY),
-    "payload" / GreedyBytes,
+    "counter" / Int64ub,  # of the first; the others' follow
+    "lengths" / PrefixedArray(Int32ub, Int32ub),
+    "payloads" / GreedyBytes,  # one after another
 )
 CONFIGURATION = Struct(
     "id" / PascalString(Int16ub, "utf8"),
@@ -223,7 +224,7 @@ DECLARATIONS: Final[dict[Type, "Construct[Any, Any]"]] = {
     Type.REFUSED: REFUSED,
     Type.WAITING: WAITING,
     Type.TAKEN: TAKEN,
-    Type.DELIVERY: DELIVERY,
+    Type.DELIVERIES: DELIVERIES,
     Type.CONFIGURATION: CONFIGURATION,
     Type.VIEW: VIEW,
 }

@@ -474,8 +474,8 @@ class _Client:
         async for batch in session.batches():
             parts: list[bytes] = []
             size = 0
-            for event in batch:
-                part = self._server.frames.of(event)
+            for run in frames.runs(batch):
+                part = self._server.frames.of(run)
                 parts.append(part)
                 size += len(part)
                 if size >= size_max:

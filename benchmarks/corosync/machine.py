@@ -1,0 +1,94 @@
+"""The machine: what it is, what is installed on it, and how busy its processors are."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import vsync
+
+DEBIAN: Final = {
+    "corosync": "corosync",
+    "/usr/include/corosync/cpg.h": "libcpg-dev",
+    "/usr/include/zlib.h": "zlib1g-dev",
+    "cc": "gcc",
+    "ip": "iproute2",
+    "nft": "nftables",
+}
+"""What must be there, as a command or a file, and the package of Debian that has it."""
+
+
+class Processors(NamedTuple):
+    """Seconds that all processors together spent since the machine started."""
+
+    busy_s: float
+    stolen_s: float
+
+    def since(self, before: "Processors") -> "Processors":
+        return Processors(self.busy_s - before.busy_s, self.stolen_s - before.stolen_s)
+
+
+def processors() -> Processors:
+    """Busy is what users, kernel and interrupts took; stolen, what the host of a guest kept."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    user, nice, system, _, _, irq, softirq, stolen = (
+        int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in fields[:8]
+    )
+    return Processors(user + nice + system + irq + softirq, stolen)
+
+
+def missing_packages() -> list[str]:
+    """The packages of Debian that the benchmark needs and that are not there."""
+    return [
+        package
+        for name, package in DEBIAN.items()
+        if not (Path(name).exists() if name.startswith("/") else shutil.which(name))
+    ]
+
+
+def described() -> dict[str, str]:
+    """The machine and the versions, for people."""
+    information = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in information if "model name" in line]
+    memory_kb = int(Path("/proc/meminfo").read_text().split()[1])
+    return {
+        "processors": f"{os.cpu_count()} of: {models[0] if models else platform.machine()}",
+        "memory": f"{memory_kb / 2**20:.0f} GiB",
+        "kernel": f"Linux {platform.release()}",
+        "system": platform.freedesktop_os_release().get("PRETTY_NAME", "unknown"),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "corosync": package_version("corosync"),
+        "libknet": package_version("libknet1"),
+        "vsync": f"{vsync.__version__}, {speedups()}, revision {revision()}",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
+
+
+def speedups() -> str:
+    """Whether the compiled data plane is in use."""
+    return "with vsync-speedups" if "vsync_speedups" in sys.modules else "pure Python"
+
+
+def package_version(package: str) -> str:
+    return said("dpkg-query", "-W", "-f", "${Version}", package) or "unknown"
+
+
+def revision() -> str:
+    """The commit that is measured, by where the package was imported from."""
+    packages = str(Path(vsync.__file__).parents[3])
+    commit = said("git", "-C", packages, "rev-parse", "--short=10", "HEAD") or "unknown"
+    changed = said("git", "-C", packages, "status", "--porcelain", "--", ".")
+    return f"{commit} with changes" if changed else commit
+
+
+def said(*command: str) -> str:
+    """What a command printed; empty if it failed."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
