@@ -24,6 +24,8 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.t
 IMPORT_NAMES = {"vsync-core": "vsync"} | {
     package: package.replace("-", "_") for package in PACKAGES if package != "vsync-core"
 }
+SPEEDUPS = "vsync-speedups"
+ASK_WHETHER_COMPILED = "import vsync.speedups as s; exit(s.in_use != s.COMPILED and s.in_use)"
 PYTHONS = ["3.11", "3.12", "3.13"]
 CI = os.environ.get("CI") == "true"
 
@@ -53,6 +55,22 @@ def tests(session: nox.Session) -> None:
     """Run the tests with the running Python; in CI with those that need root and namespaces."""
     chosen = () if CI else ("-m", "not network")
     run_tool(session, "pytest", *chosen, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def speedups(session: nox.Session) -> None:
+    """Compile the hot modules and run over them the tests that reach them most; needs gcc.
+
+    They must be in use, and give what the pure ones give. ``-- tests/services`` runs others.
+    """
+    chosen = ["tests/speedups", "tests/core/wire", "tests/core/engine", "tests/cli/test_run.py"]
+    run_compiled(session, *(session.posargs or chosen))
+
+
+@nox.session(venv_backend="none", default=False)
+def compiled(session: nox.Session) -> None:
+    """Run all tests but those on network namespaces over the compiled modules; needs gcc."""
+    run_compiled(session, "-m", "not network", *session.posargs)
 
 
 @nox.session(venv_backend="none", default=False)
@@ -233,6 +251,23 @@ def run_tool(
 ) -> None:
     """Run a tool that is a Python module."""
     run_python(session, "-m", module, *arguments, env=env)
+
+
+def run_compiled(session: nox.Session, *arguments: str) -> None:
+    """Run pytest with ``vsync-speedups``, built anew beside the environment and not within it."""
+    if shutil.which(os.environ.get("CC", "gcc")) is None:
+        session.error(
+            "vsync-speedups is compiled, and there is no gcc here: "
+            "on Debian, install gcc, libc6-dev and python3-dev."
+        )
+    place = Path(session.create_tmp()) / "site"
+    shutil.rmtree(place, ignore_errors=True)
+    needed = [line for line in dependencies(SPEEDUPS) if not line.startswith("vsync-")]
+    install = ("pip", "install", "-q", "--no-deps", "--target", str(place))
+    run_tool(session, *install, *needed, f"./packages/{SPEEDUPS}")
+    env = {"PYTHONPATH": str(place), "VSYNC_PURE": ""}
+    run_python(session, "-c", ASK_WHETHER_COMPILED, env=env)
+    run_tool(session, "pytest", *arguments, env=env)
 
 
 def run_command(session: nox.Session, *arguments: str) -> None:

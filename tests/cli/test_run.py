@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.command import vsync
 from tests.cli.nodes import Ring, RunningNode, eventually, ring
+from vsync.speedups import in_use
 
 
 @pytest.fixture
@@ -21,7 +22,8 @@ def nodes() -> Iterator[Ring]:
 def test_the_first_line_says_what_runs_here_and_what_to_be_warned_of(nodes: Ring) -> None:
     (node,) = nodes.start(1)
     first = node.lines()[0]
-    for part in ("node 1", '"test"', "udp", "127.0.0.1", "lan", str(node.socket)):
+    parts = ("node 1", '"test"', "udp", "127.0.0.1", "lan", str(node.socket))
+    for part in (*parts, f"speedups {in_use}"):
         assert part in first
     assert "warning: no key configured: packets are neither " in first
     assert "\x1b" not in first

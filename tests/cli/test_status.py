@@ -8,6 +8,7 @@ import pytest
 
 from tests.cli.command import complaint, vsync
 from tests.cli.nodes import Ring, ring
+from vsync.speedups import in_use
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,7 @@ def test_json_has_state_and_configuration(nodes: Ring) -> None:
     assert status["configuration"]["members"] == [1, 2]
     assert status["configuration"]["id"] == nodes.nodes[1].status()["configuration"]["id"]
     assert any("no key configured" in warning for warning in status["warnings"])
+    assert status["speedups"] == in_use
 
 
 def test_people_are_told_the_same(nodes: Ring) -> None:

@@ -6,6 +6,9 @@ other public modules.
 
 from importlib.metadata import version
 
+import vsync.speedups  # noqa: F401  first, since it decides what the others load
+
+# isort: split
 from vsync.api import (
     Node,
     NodeSession,

@@ -138,6 +138,7 @@ def first_line(settings: NodeSettings, status: Mapping[str, Any], socket: Path) 
         f"transport {describe_transport(status['transport'])}",
         f"preset {settings.ring.preset}",
         f"socket {socket}",
+        f"speedups {status['speedups']}",
         *(f"warning: {warning}" for warning in status["warnings"]),
     ]
     return "; ".join(parts)

@@ -17,6 +17,7 @@ import anyio.lowlevel
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
+from vsync import speedups
 from vsync.api.room import Room
 from vsync.api.services import ServiceRunner, ServiceSession
 from vsync.api.session import Session
@@ -210,6 +211,7 @@ class Node:
         """How the node is: what ``vsync status --json`` shows."""
         status = await self._result(self._driver.call(self._driver.status))
         status["version"] = version("vsync-core")
+        status["speedups"] = speedups.in_use
         status["ring"] = self.settings.ring.name
         status["preset"] = self.settings.ring.preset
         status["uptime_s"] = round(time.monotonic() - self._opened_at, 3)

@@ -5,10 +5,12 @@ unordered message as soon as all its frames are here, a FIFO one once all earlie
 stream are done. Agreed and safe frames wait for the ring's order; see ``log``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import accumulate, count, repeat
-from typing import NamedTuple, TypeAlias
+from struct import Struct
+from typing import Final, NamedTuple, TypeAlias
 
 from vsync.errors import MalformedPacket
 from vsync.events import Delivery, Envelope
@@ -33,6 +35,22 @@ GROUPS_KNOWN_MAX = 4096
 
 ENVELOPES_MAX = 4096
 """Envelopes remembered, likewise."""
+
+
+COLUMNS_KNOWN_MAX: Final = 32
+"""So many shapes of frames are remembered; making one anew costs a tenth of what it saves."""
+
+
+@lru_cache(COLUMNS_KNOWN_MAX)
+def _columns(head_bytes: int, payload_bytes: int, messages: int) -> Struct:
+    """Reads the heads and payloads, in turn, of messages that are all of that size."""
+    return Struct(f"{head_bytes}s{payload_bytes}s" * messages)
+
+
+# What the class's own constructor does, without a call in Python for each.
+_new_delivery: Final[Callable[[type[Delivery], tuple[Envelope, int, bytes]], Delivery]] = (
+    tuple.__new__
+)
 
 
 class Control(NamedTuple):
@@ -98,6 +116,8 @@ class Reader:
         """
         packet = bytes(packet)  # no copy where it is that already, as in all but the shortest
         head = packet[start : start + HEAD_BYTES_MIN + packet[start] * GROUP_KEY_BYTES]
+        if self._read_alike(frame, counter, packet, start, head, lengths, configuration, out):
+            return
         starts = list(accumulate(lengths[:-1], initial=start))
         envelope = None
         # Most often all messages of a frame have one head.
@@ -112,6 +132,34 @@ class Reader:
             new(Delivery, (envelope, number, packet[place + begin : place + length]))
             for number, place, length in zip(count(counter), starts, lengths, strict=False)
         ]
+
+    def _read_alike(
+        self,
+        frame: Data,
+        counter: int,
+        packet: bytes,
+        start: int,
+        head: bytes,
+        lengths: Sequence[int],
+        configuration: Configuration,
+        out: list[Ordered],
+    ) -> bool:
+        """As ``read_whole``, for messages that all have this *head* and one length.
+
+        False if they have not. It takes less than half the time, since no step is in Python.
+        """
+        messages, payload_bytes = len(lengths), lengths[0] - len(head)
+        if messages == 1 or payload_bytes < 0 or lengths.count(lengths[0]) != messages:
+            return False
+        columns = _columns(len(head), payload_bytes, messages).unpack_from(packet, start)
+        if columns[::2].count(head) != messages:
+            return False
+        envelope = self._envelope(frame, head, configuration)
+        if envelope is None:
+            return False
+        rows = zip(repeat(envelope), count(counter), columns[1::2], strict=False)
+        out += map(_new_delivery, repeat(Delivery), rows)
+        return True
 
     def _read_each(
         self,

@@ -14,7 +14,6 @@ that sent it, the groups' keys) and the payload. The ring's own messages, which 
 import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple, TypeAlias
-from zlib import crc32
 
 from construct import (
     Array,
@@ -29,6 +28,7 @@ from construct import (
     this,
 )
 
+from vsync.checksum import crc32
 from vsync.errors import MalformedPacket
 from vsync.train import Train
 from vsync.vocabulary import (

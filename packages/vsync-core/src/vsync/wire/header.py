@@ -6,12 +6,12 @@ over the frame, once it is put together.
 
 import hashlib
 import struct
-import zlib
 from enum import IntEnum
 from typing import Final, NamedTuple
 
 from construct import Const, Int8ub, Int32ub, Int64ub, Struct
 
+from vsync.checksum import crc32
 from vsync.errors import MalformedPacket
 from vsync.vocabulary import NodeId
 
@@ -81,11 +81,11 @@ class Sealer:
         self._fields = (network, sender, life)
         self.checked = _CHECKED.pack(network, sender, life)
         """What the checksums of all packets of this sender begin with."""
-        self._checksum = zlib.crc32(self.checked)
+        self._checksum = crc32(self.checked)
 
     def seal(self, frame_type: int, body: bytes) -> bytes:
         """The packet of *body*."""
-        checksum = zlib.crc32(body, self._checksum)
+        checksum = crc32(body, self._checksum)
         return HEADER_FAST.pack(MAGIC, PROTOCOL_VERSION, frame_type, checksum, *self._fields) + body
 
 
@@ -108,7 +108,7 @@ def unseal(packet: bytes | memoryview, network: int) -> Header:
         raise MalformedPacket("garbage", "the packet does not begin with the magic number")
     if version != PROTOCOL_VERSION:
         raise MalformedPacket("version", f"protocol version {version}, not {PROTOCOL_VERSION}")
-    if frame_type not in IN_PARTS and zlib.crc32(memoryview(packet)[CHECKED_FROM:]) != checksum:
+    if frame_type not in IN_PARTS and crc32(memoryview(packet)[CHECKED_FROM:]) != checksum:
         raise MalformedPacket("checksum", "the packet was damaged on its way")
     if its_network != network:
         raise MalformedPacket("other_ring", "the packet belongs to a ring of another name")

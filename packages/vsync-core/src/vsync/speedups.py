@@ -1,0 +1,80 @@
+"""Speedups: whether the hot modules of the core run compiled, and why not.
+
+The package ``vsync-speedups`` is a build of some modules of this one, out of the same sources, with
+mypyc. Where it is installed and was built from exactly the sources that are here, those modules are
+loaded from it, under their own names: all who import ``vsync.wire.data`` have the same one, and no
+class is there twice. Importing this module decides it, so ``vsync`` does that before anything else.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+VARIABLE: Final = "VSYNC_PURE"
+"""The environment variable that, if it is set and not empty, keeps all modules pure."""
+
+COMPILED: Final = "compiled"
+
+_PACKAGE: Final = "vsync_speedups"
+_NEEDED: Final = (f"{_PACKAGE}.hot__mypyc", f"{_PACKAGE}.checksum")
+"""What can fail to load where the package was not made for: the code of all compiled modules, and
+a library that it needs."""
+
+
+class TwinFinder:
+    """Finds the twins of some modules of the core; for ``sys.meta_path``."""
+
+    def __init__(self, twins: Mapping[str, Path]) -> None:
+        self._twins = dict(twins)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Where to load *fullname* from; None if it has no twin."""
+        twin = self._twins.get(fullname)
+        return None if twin is None else spec_from_file_location(fullname, twin)
+
+
+def _use_compiled() -> str:
+    """Have the hot modules loaded from their compiled twins, if that can be; else say why not."""
+    if os.environ.get(VARIABLE):
+        return f"{VARIABLE} is set"
+    found = find_spec(_PACKAGE)
+    if found is None or found.origin is None:
+        return "vsync-speedups is not installed"
+    directory = Path(found.origin).parent
+    try:
+        built = json.loads((directory / "built.json").read_text())
+        for module, known in built["sources"].items():
+            if _hash_of(module) != known:
+                return (
+                    f"vsync-speedups was built from another {module}; "
+                    "install it in the version of vsync-core"
+                )
+        for needed in _NEEDED:
+            import_module(needed)
+    except (OSError, ValueError, LookupError, ImportError) as error:
+        return f"vsync-speedups does not load here ({error})"
+    twins = {module: directory / file for module, file in built["twins"].items()}
+    sys.meta_path.insert(0, TwinFinder(twins))
+    return ""
+
+
+def _hash_of(module: str) -> str:
+    """The hash of a module's source, as ``vsync-speedups`` has it of what it was built from."""
+    path = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+_why_pure: Final = _use_compiled()
+
+in_use: Final = f"pure: {_why_pure}" if _why_pure else COMPILED
+"""``compiled``, or ``pure:`` and the reason."""

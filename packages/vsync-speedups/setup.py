@@ -1,0 +1,137 @@
+"""Compile the hot modules of vsync-core, from the core's own sources, with mypyc.
+
+The sources are those beside this package in the repository; a source archive has a copy of them.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mypyc.build import mypycify
+from setuptools import setup
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
+
+HERE = Path(__file__).parent.resolve()
+NEIGHBOUR = HERE.parent / "vsync-core" / "src"
+CARRIED = HERE / "core"
+STAGE = HERE / "build" / "stage"
+
+HOT = (
+    "vsync.wire.data",
+    "vsync.wire.codec",
+    "vsync.engine.packing",
+    "vsync.engine.streams",
+    "vsync.engine.log",
+)
+"""What is compiled. Each must work alike when it is not.
+
+Not ``vsync.train``: a compiled class has no registry of its own if it derives from an abstract one,
+so every sequence, a memoryview too, would pass for an instance of ``Train``.
+"""
+
+
+def source_of(core: Path, module: str) -> Path | None:
+    """The file of *module*; None if it is a package, or not of the core."""
+    path = core.joinpath(*module.split(".")).with_suffix(".py")
+    return path if path.is_file() else None
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that may be meant by the imports in the file at *path*."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def closure(core: Path) -> dict[str, Path]:
+    """The hot modules and all of the core that they import, and those in turn.
+
+    The compiler takes types and constants out of what is imported, so all of it counts.
+    """
+    found: dict[str, Path] = {}
+    waiting = list(HOT)
+    while waiting:
+        module = waiting.pop()
+        path = source_of(core, module)
+        if path is not None and module not in found:
+            found[module] = path
+            waiting += imported(path)
+    return dict(sorted(found.items()))
+
+
+def stage(core: Path) -> dict[str, str]:
+    """Put what is to be compiled, and what it imports, where nothing else is; their hashes.
+
+    The packages are empty there, so that the compiler sees no more of the core than it needs.
+    """
+    shutil.rmtree(STAGE, ignore_errors=True)
+    hashes = {}
+    for module, path in closure(core).items():
+        copy = STAGE.joinpath(*module.split(".")).with_suffix(".py")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        for package in (copy.parent, *copy.parent.parents):
+            if package == STAGE:
+                break
+            (package / "__init__.py").touch()
+        shutil.copyfile(path, copy)
+        hashes[module] = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    return hashes
+
+
+def twins() -> dict[str, str]:
+    """Of which modules of the core this package has twins, and their files in it."""
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    compiled = {module: module.replace(".", "/") + suffix for module in HOT}
+    return {"vsync.checksum": "checksum.py", **compiled}
+
+
+class BuildPy(build_py):
+    """Writes into the built package what it was built from."""
+
+    def run(self) -> None:
+        super().run()
+        built = Path(self.build_lib) / "vsync_speedups" / "built.json"
+        built.parent.mkdir(parents=True, exist_ok=True)
+        built.write_text(json.dumps({"twins": twins(), "sources": HASHES}, indent=2) + "\n")
+
+
+class SourceArchive(sdist):
+    """Carries the sources of the core that are compiled."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        super().make_release_tree(base_dir, files)
+        for module, path in closure(CORE).items():
+            copy = Path(base_dir, "core", *module.split(".")).with_suffix(".py")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+
+
+CORE = NEIGHBOUR if NEIGHBOUR.is_dir() else CARRIED
+HASHES = stage(CORE)
+os.chdir(STAGE)
+extensions: list[Any] = mypycify(
+    [
+        "--config-file=",  # types are checked elsewhere, and more strictly
+        "--ignore-missing-imports",
+        *(str(Path(*module.split(".")).with_suffix(".py")) for module in HOT),
+    ],
+    opt_level="3",
+    group_name="vsync_speedups.hot",
+    target_dir=str(HERE / "build" / "c"),
+)
+os.chdir(HERE)
+for extension in extensions:
+    if extension.name.startswith("vsync."):
+        extension.name = f"vsync_speedups.{extension.name}"
+
+setup(ext_modules=extensions, cmdclass={"build_py": BuildPy, "sdist": SourceArchive})

@@ -1,0 +1,86 @@
+"""Whether compiled modules are used, and the reason why not: in a process of its own each time."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import vsync
+
+SOURCE = Path(vsync.__file__).parent
+ASK = "import vsync.speedups, vsync.checksum as c; print(vsync.speedups.in_use); print(c.__file__)"
+
+
+def ask(*paths: Path, pure: str = "") -> tuple[str, str]:
+    """What is in use, and where ``vsync.checksum`` comes from, with *paths* before all others."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "VSYNC_PURE": pure}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    in_use, place = done.stdout.splitlines()
+    return in_use, place
+
+
+def install(
+    where: Path, *, library: str = "", digest: str | None = None, built: str | None = None
+) -> Path:
+    """A package that looks like the compiled one, with a twin of one module."""
+    package = where / "vsync_speedups"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "hot__mypyc.py").write_text(library)
+    (package / "checksum.py").write_text("from zlib import crc32\n")
+    if digest is None:
+        source = (SOURCE / "checksum.py").read_bytes()
+        digest = hashlib.blake2b(source, digest_size=16).hexdigest()
+    described = {
+        "twins": {"vsync.checksum": "checksum.py"},
+        "sources": {"vsync.checksum": digest},
+    }
+    (package / "built.json").write_text(json.dumps(described) if built is None else built)
+    return where
+
+
+def test_what_was_built_from_these_sources_is_used(tmp_path: Path) -> None:
+    in_use, place = ask(install(tmp_path))
+    assert in_use == "compiled"
+    assert place == str(tmp_path / "vsync_speedups" / "checksum.py")
+
+
+def test_the_variable_keeps_all_pure(tmp_path: Path) -> None:
+    in_use, place = ask(install(tmp_path), pure="1")
+    assert in_use == "pure: VSYNC_PURE is set"
+    assert place == str(SOURCE / "checksum.py")
+
+
+def test_what_was_built_from_other_sources_is_not_used(tmp_path: Path) -> None:
+    in_use, place = ask(install(tmp_path, digest="00"))
+    assert in_use.startswith("pure: vsync-speedups was built from another vsync.checksum; ")
+    assert place == str(SOURCE / "checksum.py")
+
+
+def test_what_does_not_load_is_not_used(tmp_path: Path) -> None:
+    in_use, place = ask(install(tmp_path, library="import no_such_library"))
+    assert in_use.startswith("pure: vsync-speedups does not load here (No module named ")
+    assert place == str(SOURCE / "checksum.py")
+
+
+def test_what_is_damaged_is_not_used(tmp_path: Path) -> None:
+    in_use, _ = ask(install(tmp_path, built="{"))
+    assert in_use.startswith("pure: vsync-speedups does not load here (")
+
+
+def test_what_does_not_say_what_it_is_of_is_not_used(tmp_path: Path) -> None:
+    package = tmp_path / "vsync_speedups"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "built.json").write_text('{"twins": {}}')
+    in_use, _ = ask(tmp_path)
+    assert in_use.startswith("pure: vsync-speedups does not load here ('sources'")

@@ -1,0 +1,51 @@
+"""The hot modules as ordinary Python, next to the compiled ones that everyone else uses."""
+
+import importlib
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import vsync_speedups
+from vsync.speedups import TwinFinder
+
+PACKAGE: Final = Path(vsync_speedups.__file__).parent
+TWINS: Final[dict[str, str]] = json.loads((PACKAGE / "built.json").read_text())["twins"]
+
+NAMES: Final = {
+    "codec": "vsync.wire.codec",
+    "data": "vsync.wire.data",
+    "log": "vsync.engine.log",
+    "packing": "vsync.engine.packing",
+    "streams": "vsync.engine.streams",
+}
+
+
+def compiled() -> Any:
+    """The modules that are in use."""
+    return SimpleNamespace(**{key: importlib.import_module(name) for key, name in NAMES.items()})
+
+
+@cache
+def pure() -> Any:
+    """The same modules from their sources; what they import and has no twin is the same for both.
+
+    So what they make can be compared: configurations, deliveries, errors are of one class each.
+    """
+    (finder,) = (found for found in sys.meta_path if isinstance(found, TwinFinder))
+    in_use = {name: importlib.import_module(name) for name in TWINS}
+    sys.meta_path.remove(finder)
+    try:
+        for name in TWINS:
+            del sys.modules[name]
+            parent, _, last = name.rpartition(".")
+            delattr(sys.modules[parent], last)
+        return compiled()
+    finally:
+        sys.meta_path.insert(0, finder)
+        for name, module in in_use.items():
+            sys.modules[name] = module
+            parent, _, last = name.rpartition(".")
+            setattr(sys.modules[parent], last, module)

@@ -1,0 +1,225 @@
+"""The compiled modules are in use, and give what the pure ones give, whatever they are given."""
+
+import importlib
+from collections.abc import Callable, Iterable
+from typing import Any
+from zlib import crc32
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.speedups.pure import PACKAGE, TWINS, compiled, pure
+from vsync import checksum
+from vsync.errors import MalformedPacket
+from vsync.train import Train
+from vsync.vocabulary import (
+    Cause,
+    Configuration,
+    GroupKey,
+    Guarantee,
+    Kind,
+    NodeId,
+    Priority,
+    RingId,
+)
+from vsync.wire.group import LeaveGroups, build_control
+
+RING = RingId(5, NodeId(1))
+CONFIGURATION = Configuration(id="5.1", kind=Kind.REGULAR, members=(NodeId(1), NodeId(2)))
+NETWORK = 7
+SENDER, LIFE = NodeId(2), 9
+MESSAGE_BYTES_MAX = 4096
+
+guarantees = st.sampled_from(Guarantee)
+groups = st.lists(st.sampled_from([GroupKey.from_name(name) for name in "abc"]), min_size=1).map(
+    lambda keys: keys[:3]
+)
+payloads = st.one_of(
+    st.lists(st.binary(max_size=300), max_size=12),
+    st.tuples(st.binary(max_size=90), st.integers(1, 40)).map(lambda given: [given[0]] * given[1]),
+    st.binary(max_size=6).map(lambda start: [start * 700]),
+)
+submissions = st.tuples(groups, payloads, guarantees, st.sampled_from(Priority))
+steps = st.lists(
+    st.one_of(submissions, st.integers(1, 64), st.just("control"), st.just("restart")), max_size=12
+)
+packet_bytes = st.sampled_from([200, 576, 1472])
+
+
+def test_every_twin_is_loaded_from_the_package() -> None:
+    assert len(TWINS) > 5
+    for name, file in TWINS.items():
+        module = importlib.import_module(name)
+        assert module.__file__ is not None
+        assert module.__name__ == name
+        assert module.__spec__ is not None
+        assert module.__spec__.origin == str(PACKAGE / file)
+        assert (PACKAGE / file).is_file()
+
+
+def test_the_pure_ones_are_not() -> None:
+    for module in vars(pure()).values():
+        assert module.__file__.endswith(".py")
+    assert pure().data.Data is not compiled().data.Data
+
+
+@given(st.binary(max_size=300), st.integers(0, 2**32 - 1))
+def test_checksums_are_those_of_zlib(data: bytes, start: int) -> None:
+    assert checksum.crc32(data) == crc32(data)
+    assert checksum.crc32(memoryview(data), start) == crc32(data, start)
+
+
+def facts(frame: Any) -> Any:
+    """What there is to compare of a frame, or of a part."""
+    if hasattr(frame, "inner"):
+        return (frame.ring, frame.seq, facts(frame.inner), list(map(bytes, frame.packets)))
+    if isinstance(frame, tuple):  # a part
+        return (*frame[:-1], list(map(bytes, frame[-1])))
+    return (
+        *(frame.sender, frame.life, frame.ring, frame.seq, frame.index, frame.counter, frame.lane),
+        *(frame.guarantee, frame.continues, frame.unfinished, frame.lengths, frame.content),
+        list(map(bytes, frame.packets)),
+    )
+
+
+def outcome(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call gives, or how it refuses."""
+    try:
+        given = function(*arguments)
+    except MalformedPacket as error:
+        return (error.reason, str(error))
+    return given if given is None else facts(given)
+
+
+def run(modules: Any, size: int, script: Iterable[Any]) -> tuple[list[Any], list[Any]]:
+    """Frames that are made as *script* says, and all that the packer told on the way."""
+    codec = modules.codec.Codec(NETWORK, SENDER, LIFE, size)
+    packer = modules.packing.Packer(codec.part_bytes, codec.parts_max)
+    frames: list[Any] = []
+    told: list[Any] = []
+
+    def take(parts_max: int) -> bool:
+        packed = packer.take(parts_max)
+        told.append(packed and (*packed[:3], list(map(bytes, packed.pieces)), packed[4]))
+        if packed is not None:
+            index, counter, flags, pieces, _ = packed
+            frames.append(codec.data(RING, len(frames) + 1, index, counter, flags, pieces))
+        return packed is not None
+
+    for step in script:
+        if step == "control":
+            packer.submit_control(
+                build_control(LeaveGroups(3, Cause.LEFT, (GroupKey.from_name("a"),)))
+            )
+        elif step == "restart":
+            packer.restart()
+            frames.clear()
+        elif isinstance(step, int):
+            take(step)
+        else:
+            told.append(packer.submit(4, *step))
+        told.append((packer.pending_bytes, packer.pending_messages, packer.backlog_packets))
+    while take(64):
+        pass
+    return frames, told
+
+
+def delivered(modules: Any, frames: list[Any], order: list[int], stable: int) -> list[Any]:
+    """What a log makes of the *frames*, which come in that *order*, and what it says of itself."""
+    reader = modules.streams.Reader(MESSAGE_BYTES_MAX)
+    control = modules.streams.ControlReader()
+    log = modules.log.Log(RING, reader, control)
+    codec = modules.codec.Codec(NETWORK, NodeId(3), 1)
+    told: list[Any] = []
+    for place in order:
+        for packet in frames[place % len(frames)].packets:
+            part = codec.decode_part(bytes(packet))
+            packets = log.add_part(part)
+            if packets is not None:
+                told.append(log.add(codec.assemble(part, packets)))
+        log.settle(stable)
+        told += map(tuple, log.deliver(CONFIGURATION))
+        log.release()
+        told.append((log.aru, log.high, log.delivered, log.released, log.held_packets))
+        told.append(log.missing(log.high, 10))
+    told += map(tuple, log.deliver_rest(CONFIGURATION, stable))
+    told += map(tuple, log.deliver_transitional(CONFIGURATION, {SENDER}))
+    return [*told, reader.malformed, control.malformed, control.news]
+
+
+@given(packet_bytes, steps, st.data())
+def test_messages_become_the_same_frames_and_these_the_same_deliveries(
+    size: int, script: list[Any], data: st.DataObject
+) -> None:
+    frames, told = run(compiled(), size, script)
+    pure_frames, pure_told = run(pure(), size, script)
+    assert told == pure_told
+    assert list(map(facts, frames)) == list(map(facts, pure_frames))
+    if frames:
+        order = data.draw(
+            st.one_of(
+                st.just(list(range(len(frames)))),
+                st.permutations(range(len(frames))),
+                st.lists(st.integers(0, len(frames) - 1), max_size=20),
+            )
+        )
+        stable = data.draw(st.integers(0, len(frames)))
+        assert delivered(compiled(), frames, order, stable) == delivered(
+            pure(), pure_frames, order, stable
+        )
+
+
+@given(packet_bytes, submissions, st.lists(st.tuples(st.integers(0), st.binary(max_size=3))))
+def test_damaged_packets_are_refused_alike(
+    size: int, submission: Any, damage: list[tuple[int, bytes]]
+) -> None:
+    """And so are whole frames whose checksum is right though their content is not."""
+    frames, _ = run(compiled(), size, [submission])
+    for frame in frames[:3]:
+        damaged = bytearray(b"".join(map(bytes, frame.packets)))
+        for place, what in damage:
+            at = place % len(damaged)
+            damaged[at : at + len(what)] = what
+        for modules_done in zip(
+            *(seen(modules, bytes(damaged), size) for modules in (compiled(), pure())), strict=True
+        ):
+            assert modules_done[0] == modules_done[1]
+
+
+def seen(modules: Any, packets: bytes, size: int) -> list[Any]:
+    codec = modules.codec.Codec(NETWORK, NodeId(3), 1)
+    train = Train(packets, size)
+    told: list[Any] = [outcome(codec.decode_train, train)]
+    whole = codec.decode_train(train)
+    if whole is not None:
+        told.append(outcome(codec.assemble, whole, whole.packets))
+    for packet in train:
+        told.append(outcome(codec.decode_part, packet))
+    told.append(
+        outcome(
+            modules.data.parse_data,
+            SENDER,
+            LIFE,
+            RING,
+            1,
+            packets,
+            modules.data.PART_OVERHEAD_BYTES,
+            (),
+        )
+    )
+    return told
+
+
+@given(st.lists(st.binary(max_size=120), min_size=1, max_size=8), st.booleans())
+def test_messages_that_make_no_sense_are_read_alike(messages: list[bytes], alike: bool) -> None:
+    def read(modules: Any) -> Any:
+        pieces = [message for message in messages if message] or [b"\0"]
+        pieces = pieces[:1] * 5 if alike else pieces
+        codec = modules.codec.Codec(NETWORK, SENDER, LIFE)
+        frame = codec.data(RING, 1, 0, 0, int(Guarantee.AGREED), pieces)
+        reader = modules.streams.Reader(MESSAGE_BYTES_MAX)
+        out: list[Any] = []
+        modules.streams.Stream(reader).ordered(frame, CONFIGURATION, out)
+        return list(map(tuple, out)), reader.malformed
+
+    assert read(compiled()) == read(pure())
