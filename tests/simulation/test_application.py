@@ -251,8 +251,10 @@ def test_the_events_of_a_blocked_application_wait_for_it() -> None:
 
 def test_a_slow_application_meets_the_policy_of_its_session() -> None:
     async def flood(simulation: Simulation[Counter]) -> None:
-        for _ in range(200):
-            await simulation.application(2).session.send(b"1".rjust(1000))
+        for _ in range(5):  # in turns: what comes at once may be more than the bound
+            for _ in range(100):
+                await simulation.application(2).session.send(b"1".rjust(1000))
+            await anyio.sleep(0.1)
 
     slow = vsync.SlowPolicy.EVICT
     with Simulation(Counter, nodes=2, slow=slow, queue_bytes=50_000) as simulation:

@@ -108,7 +108,7 @@ def test_an_exception_in_an_engine_is_a_failure(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_engine_that_never_repairs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Log, "missing", lambda self, up_to, count_max: [])
+    monkeypatch.setattr(Log, "missing", lambda self, up_to, count_max: {})
     outcomes = [simulate(seed, 3) for seed in range(3)]
     assert {"repair"} <= {failure.property for o in outcomes for failure in o.failures}
 
@@ -122,7 +122,7 @@ def test_the_module_is_a_command(
 ) -> None:
     assert main(["--nodes", "3", "--seeds", "0..2"]) == 0
     assert capsys.readouterr().out == "2 seeds, 0 failed\n"
-    monkeypatch.setattr(Log, "missing", lambda self, up_to, count_max: [])
+    monkeypatch.setattr(Log, "missing", lambda self, up_to, count_max: {})
     arguments = ["--nodes", "3", "--seeds", "0..50", "--first", "--no-shrink"]
     assert main([*arguments, "--trace", str(tmp_path)]) == 1
     said = capsys.readouterr().out.splitlines()

@@ -24,6 +24,7 @@ from vsync import (
     Node,
     Session,
 )
+from vsync.daemon.protocol import DAEMON_PROTOCOL
 
 pytestmark = pytest.mark.anyio
 
@@ -217,8 +218,9 @@ async def test_a_daemon_that_does_not_let_one_in_again_ends_the_session(
         vsync.connect(daemon.path, reconnect=True) as session,
     ):
         await daemon.stop()
-        monkeypatch.setattr("vsync.daemon.server.DAEMON_PROTOCOL", 3)
+        monkeypatch.setattr("vsync.daemon.server.DAEMON_PROTOCOL", DAEMON_PROTOCOL + 1)
         await daemon.start()
         await until(session, Disconnected)
-        with anyio.fail_after(PATIENCE_S), pytest.raises(DaemonError, match="speaks protocol 2"):
+        refused = pytest.raises(DaemonError, match=f"speaks protocol {DAEMON_PROTOCOL}")
+        with anyio.fail_after(PATIENCE_S), refused:
             await session.receive()
