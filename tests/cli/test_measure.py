@@ -4,14 +4,13 @@ import random
 
 import pytest
 
-from vsync.events import Delivery
+from vsync.events import Delivery, Envelope
 from vsync.vocabulary import (
     Configuration,
     GroupKey,
     Guarantee,
     Kind,
     Member,
-    MessageId,
     NodeId,
     Priority,
 )
@@ -42,14 +41,10 @@ def delivery(
     guarantee: Guarantee = Guarantee.AGREED,
     within: Configuration | None = None,
 ) -> Delivery:
-    return Delivery(
-        message=MessageId(member.node, 1, Priority.MEDIUM, 1),
-        groups=(GroupKey.from_name("g"),),
-        payload=payload,
-        guarantee=guarantee,
-        configuration=within or configuration(1, 2),
-        session=member.session,
-    )
+    groups = (GroupKey.from_name("g"),)
+    where = within or configuration(1, 2)
+    envelope = Envelope(member.node, member.session, 1, Priority.MEDIUM, guarantee, groups, where)
+    return Delivery(envelope, 1, payload)
 
 
 def inspected(

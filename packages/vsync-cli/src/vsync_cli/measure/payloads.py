@@ -81,8 +81,7 @@ def read(delivery: Delivery) -> Head | None:
     if (
         magic != MAGIC
         or sort > Sort.ANSWER
-        or node != delivery.message.node
-        or session != delivery.session
+        or (node, session) != delivery.sender
         or zlib.crc32(view[: _HEAD.size], zlib.crc32(view[HEAD_BYTES:])) != checksum
     ):
         return None

@@ -228,7 +228,7 @@ class Answerer:
             answer(self._session.member, head, len(event.payload)),
             beside(self._group, ANSWERS),
             event.guarantee,
-            event.message.priority,
+            event.envelope.priority,
         )
         self.answered += 1
 
