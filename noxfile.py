@@ -87,9 +87,9 @@ def membership(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", default=False)
 def accusations(session: nox.Session) -> None:
-    """See that a ring under full load for six minutes accuses nobody; ``-- --seconds 60``.
+    """See that a ring under full load for six minutes accuses nobody and stays flat in memory.
 
-    Needs root, for network namespaces.
+    ``-- --seconds 60``. Needs root, for network namespaces.
     """
     run_python(session, "-m", "benchmarks.accusations", *session.posargs)
 

@@ -1,10 +1,12 @@
-"""Whether a ring of five under full load accuses a node that is only slow. Needs root.
+"""Whether a ring of five under full load accuses a node that is only slow, and whether its nodes'
+memory stays flat. Needs root.
 
     python -m benchmarks.accusations [--seconds 360] [--nodes 5] [--preset lan] [--size BYTES]
 
 Each node has its own host and a program of its own that sends as fast as it may and receives
 everything, so all of them together use every core there is. Nothing happens to any node: a change
-of configuration is a false accusation, and the exit code is then 1.
+of configuration is a false accusation, and the exit code is then 1. It is 1 too if, after the first
+tenth of the time, a node's memory grew by more than ``GROWTH_MAX``.
 """
 
 import argparse
@@ -14,11 +16,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Final
 
-from tests.network.nodes import Ring
+from tests.network.nodes import Node, Ring
 
 REPORT_S = 10.0
 """How often to say how it goes."""
+
+GROWTH_MAX: Final = 1.1
+"""A node's memory at the end against that after a tenth of the time; a leak of one byte in ten
+thousand that are delivered makes more of it."""
+
+
+def memory_mb(node: Node) -> float:
+    """What the node's process has in memory, in megabytes; proc(5)."""
+    pages = int(Path(f"/proc/{node.process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def configurations(ring: Ring) -> dict[int, list[str]]:
@@ -73,6 +86,7 @@ def main() -> int:
         before = configurations(ring)
         began, busy = time.monotonic(), busy_s()
         changed: list[str] = []
+        memory: list[list[float]] = []
         while not changed and time.monotonic() - began < options.seconds:
             time.sleep(min(REPORT_S, options.seconds))
             now = configurations(ring)
@@ -83,25 +97,30 @@ def main() -> int:
             ]
             passed = time.monotonic() - began
             cores = (busy_s() - busy) / passed
-            sys.stderr.write(f"{passed:.0f} s, {cores:.2f} cores busy\n")
+            memory.append([memory_mb(node) for node in ring.nodes])
+            sizes = " ".join(f"{size:.0f}" for size in memory[-1])
+            sys.stderr.write(f"{passed:.0f} s, {cores:.2f} cores busy, nodes' MB: {sizes}\n")
         told = [load.stop() for load in loads]
         counters = {node.number: node.status()["counters"] for node in ring.nodes}
-    say(f"{'node':>4} {'sent/s':>9} {'received/s':>11} {'MB received/s':>14}")
-    for number, found in zip(numbers, told, strict=True):
+    early, late = memory[len(memory) // 10], memory[-1]
+    grown = any(end > GROWTH_MAX * start for start, end in zip(early, late, strict=True))
+    say(f"{'node':>4} {'sent/s':>9} {'received/s':>11} {'MB received/s':>14} {'MB of memory':>17}")
+    for number, found, *mb in zip(numbers, told, early, late, strict=True):
         seconds = found["seconds"]
         (sent,), (received,), (size,) = (
             found[name].values() for name in ("sent", "received", "received_bytes")
         )
         say(
             f"{number:4} {sent / seconds:9.0f} {received / seconds:11.0f} "
-            f"{size / seconds / 1e6:14.1f}"
+            f"{size / seconds / 1e6:14.1f} {mb[0]:8.1f}, {mb[1]:7.1f}"
         )
     say(f"{cores:.2f} of {os.cpu_count()} cores busy for {passed:.0f} s")
     for line in changed:
         say(line)
     say("Accused wrongly." if changed else "No change of configuration.")
-    say(json.dumps({"changed": changed, "loads": told, "counters": counters}))
-    return 1 if changed else 0
+    say("Memory grew." if grown else "Memory stayed flat.")
+    say(json.dumps({"changed": changed, "memory_mb": memory, "loads": told, "counters": counters}))
+    return 1 if changed or grown else 0
 
 
 if __name__ == "__main__":
