@@ -177,8 +177,8 @@ MUTATIONS = (
     Mutation(
         "the token is held though others wait",
         "engine/ordering.py",
-        "            self._rotation.idle_visits = 0\n            self._release_held(now)",
-        "            self._rotation.idle_visits = 0",
+        "            self._resting = False\n            self._release_held(now)",
+        "            self._resting = False",
     ),
     Mutation(
         "views come before all have announced",

@@ -58,6 +58,7 @@ def tokens(draw: st.DrawFn) -> Token:
         draw(uint32),
         draw(uint32),
         draw(st.booleans()),
+        draw(st.booleans()),
         draw(st.dictionaries(st.integers(0, seq), uint64, max_size=REQUESTS_MAX)),
     )
 

@@ -47,6 +47,7 @@ TOKEN = RING_HEX + (
     "00000008"  # backlog
     "00000001"  # blocked_by
     "01"  # recovering
+    "00"  # resting
     "0002"  # requests: two
     "0000000000000004 0000000000000003"  # the first two parts of frame 4
     "0000000000000005 ffffffffffffffff"  # frame 5
@@ -81,7 +82,7 @@ BEACON = RING_HEX + "0000000000000009" + "0001 00000001"  # ring_seq_max, heard
 
 
 def test_a_token_has_these_bytes() -> None:
-    token = Token(RING, 10, 5, 4, 3, 6, 8, 1, True, {4: 3, 5: 2**64 - 1})
+    token = Token(RING, 10, 5, 4, 3, 6, 8, 1, True, False, {4: 3, 5: 2**64 - 1})
     assert CODEC.token(token) == packet(FrameType.TOKEN, TOKEN)
 
 

@@ -23,7 +23,7 @@ from vsync.engine.packing import (
     Packer,
 )
 from vsync.engine.recovery import Attempt
-from vsync.engine.rotation import Rotation
+from vsync.engine.rotation import Rotation, Visit
 from vsync.engine.state import TRANSITIONS, State, Trigger
 from vsync.engine.store import RingStore
 from vsync.engine.streams import ControlReader, Ordered, Reader
@@ -53,13 +53,9 @@ from vsync.wire import (
 )
 from vsync.wire.header import Header
 
-IDLE_VISITS_BEFORE_HOLD: Final = 4
-"""Rotations without anything new before the representative holds the token: enough for the last
-message to become safe everywhere."""
-
-IDLE_VISITS_BEFORE_WAKE: Final = 2
-"""Rotations without anything new after which a node with something to send wakes the token; below
-the limit for holding, since not all nodes count alike."""
+IDLE_VISITS_BEFORE_REST: Final = 8
+"""Rotations without anything new before the token may rest. Often one message is answered by
+another, and a token on its way is there sooner than one that has to be woken."""
 
 
 class Ordering(ABC):
@@ -113,6 +109,8 @@ class Ordering(ABC):
         self._saved_token: tuple[Address, bytes] | None = None
         self._resend_s = settings.token_resend_s
         self._held: Token | None = None
+        self._resting = False
+        """The token was passed on as one that the representative keeps if nothing new comes."""
         self._to_self: deque[Token | Commit] = deque()
         self._to_self_at = now
         self._woken = False
@@ -234,11 +232,12 @@ class Ordering(ABC):
         return self._members[0] == self.node
 
     def _may_hold(self, token: Token) -> bool:
-        """Nothing new for a while, nothing to send, and nothing to say about being blocked."""
+        """It came back as it was, and we have nothing to send or to say about being blocked."""
         must_unblock = token.blocked_by == self.node and not self._blocked
         return (
-            self._is_representative
-            and self._rotation.idle_visits >= IDLE_VISITS_BEFORE_HOLD
+            self._resting
+            and self._is_representative
+            and self._rotation.idle_visits > 0
             and not must_unblock
             and not self._packer.may_send
         )
@@ -277,6 +276,7 @@ class Ordering(ABC):
                 now=now,
             )
             self._log.release()
+        self._rest(token, visit)
         self._forget_stable()
         for packets in visit.before:
             self._send(packets)
@@ -284,7 +284,7 @@ class Ordering(ABC):
         longest_s = settings.join_s
         if recovering is None:
             longest_s = settings.token_resend_s
-            if self._rotation.idle_visits and self._successor(self._members) == self._members[0]:
+            if token.resting and self._successor(self._members) == self._members[0]:
                 longest_s += settings.hold_s  # the representative may keep it
         self._pass_token(token, longest_s, now)
         for packets in visit.after:
@@ -292,6 +292,21 @@ class Ordering(ABC):
         stuck = self._rotation.stuck_since
         if stuck is not None and now - stuck > settings.receive_failed_s:
             self._give_up_receiving(now)
+
+    def _rest(self, token: Token, visit: Visit) -> None:
+        """Say of the token whether the representative keeps it if it comes back as it is now.
+
+        It may if it has seen that everyone has everything: when the token is back, everyone has
+        seen so, and has delivered the last safe message.
+        """
+        if visit.before or visit.after or token.requests or token.recovering:
+            token.resting = False
+        elif self._is_representative and self.state is State.OPERATIONAL:
+            token.resting = (
+                self._log.stable == token.seq
+                and self._rotation.idle_visits >= IDLE_VISITS_BEFORE_REST
+            )
+        self._resting = token.resting
 
     def _mark_blocked(self, token: Token, now: float) -> None:
         if self._blocked and token.blocked_by == 0:
@@ -368,8 +383,8 @@ class Ordering(ABC):
             self._release_held(now)
         elif (
             self.state is State.OPERATIONAL
+            and self._resting
             and not self._woken
-            and self._rotation.idle_visits >= IDLE_VISITS_BEFORE_WAKE
             and not self._is_representative
         ):
             self._woken = True
@@ -377,5 +392,5 @@ class Ordering(ABC):
 
     def _on_wake(self, wake: Wake, header: Header, source: Address, now: float) -> None:
         if self.state is State.OPERATIONAL and wake.ring == self._ring:
-            self._rotation.idle_visits = 0
+            self._resting = False
             self._release_held(now)

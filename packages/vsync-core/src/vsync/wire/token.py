@@ -24,6 +24,7 @@ TOKEN = Struct(
     "backlog" / Int32ub,  # packets waiting at all nodes together
     "blocked_by" / Int32ub,  # a node whose application is too slow for the ring; 0: nobody
     "recovering" / Int8ub,  # 1: someone still has old-ring messages to exchange
+    "resting" / Int8ub,  # 1: the representative keeps the token if it comes back as it is
     "requests"
     / PrefixedArray(
         Int16ub,
@@ -36,7 +37,7 @@ TOKEN = Struct(
 )
 """The declaration of the body of a token packet; ``TOKEN_FAST`` is its twin."""
 
-TOKEN_FAST: Final = struct.Struct(">QIQQQIIIIBH")
+TOKEN_FAST: Final = struct.Struct(">QIQQQIIIIBBH")
 _REQUESTS: Final = [struct.Struct(f">{2 * count}Q") for count in range(REQUESTS_MAX + 1)]
 SEQ_LIMIT: Final = 2**63
 """No ring counts that far; a token that claims it was made to break something."""
@@ -57,6 +58,8 @@ class Token:
     backlog: int = 0
     blocked_by: int = 0
     recovering: bool = False
+    resting: bool = False
+    """All that was sent is everywhere: the representative keeps it if nothing new comes."""
     requests: dict[int, int] = field(default_factory=dict)
     """Frames that somebody misses, and which parts of them: bit 0 for the first."""
 
@@ -74,6 +77,7 @@ def build_token(token: Token) -> bytes:
         min(token.backlog, _UINT32_MAX),
         token.blocked_by,
         token.recovering,
+        token.resting,
         len(token.requests),
     ) + _REQUESTS[len(token.requests)].pack(*chain.from_iterable(token.requests.items()))
 
@@ -94,14 +98,15 @@ def parse_token(header: Header, packet: bytes | memoryview) -> Token:
         backlog,
         blocked_by,
         recovering,
+        resting,
         count,
     ) = TOKEN_FAST.unpack_from(packet, HEADER_BYTES)
     if count > REQUESTS_MAX or size != HEADER_BYTES + TOKEN_FAST.size + 16 * count:
         raise MalformedPacket("malformed", f"a token claims {count} requests in {size} bytes")
     if seq > SEQ_LIMIT or token_seq > SEQ_LIMIT:
         raise MalformedPacket("malformed", "a token's numbers leave no room for the next")
-    if aru > seq or recovering > 1:
-        raise MalformedPacket("malformed", f"a token has aru {aru} beyond seq {seq}")
+    if aru > seq or recovering > 1 or resting > 1:
+        raise MalformedPacket("malformed", f"a token has aru {aru} beyond seq {seq}, or no flag")
     asked = _REQUESTS[count].unpack_from(packet, HEADER_BYTES + TOKEN_FAST.size)
     requests = dict(zip(asked[::2], asked[1::2], strict=True))
     if len(requests) < count or any(request > seq for request in requests):
@@ -116,5 +121,6 @@ def parse_token(header: Header, packet: bytes | memoryview) -> Token:
         backlog,
         blocked_by,
         bool(recovering),
+        bool(resting),
         requests,
     )
