@@ -126,7 +126,7 @@ def bench(session: nox.Session) -> None:
         noninteractive = {"DEBIAN_FRONTEND": "noninteractive"}
         for command in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
             session.run("apt-get", "-q", *command, external=True, env=noninteractive)
-    run_python(session, "-m", "benchmarks.corosync", *session.posargs)
+    run_python(session, "-m", "benchmarks.corosync", *session.posargs, env=with_speedups(session))
 
 
 @nox.session(venv_backend="none", default=False)
@@ -255,6 +255,11 @@ def run_tool(
 
 def run_compiled(session: nox.Session, *arguments: str) -> None:
     """Run pytest with ``vsync-speedups``, built anew beside the environment and not within it."""
+    run_tool(session, "pytest", *arguments, env=with_speedups(session))
+
+
+def with_speedups(session: nox.Session) -> dict[str, str]:
+    """Compile ``vsync-speedups``; an environment in which it is in use."""
     if shutil.which(os.environ.get("CC", "gcc")) is None:
         session.error(
             "vsync-speedups is compiled, and there is no gcc here: "
@@ -267,7 +272,7 @@ def run_compiled(session: nox.Session, *arguments: str) -> None:
     run_tool(session, *install, *needed, f"./packages/{SPEEDUPS}")
     env = {"PYTHONPATH": str(place), "VSYNC_PURE": ""}
     run_python(session, "-c", ASK_WHETHER_COMPILED, env=env)
-    run_tool(session, "pytest", *arguments, env=env)
+    return env
 
 
 def run_command(session: nox.Session, *arguments: str) -> None:

@@ -180,7 +180,8 @@ def plan(
 
 UDP: Final = ("corosync-udp",)
 COROSYNC: Final = ("corosync-udp", "corosync-udp-norr", "corosync-knet", "corosync-knet-aes")
-VSYNC: Final = ("vsync", "vsync-key", "vsync-daemon")
+EMBEDDED: Final = ("vsync", "vsync-speedups")
+VSYNC: Final = (*EMBEDDED, "vsync-key", "vsync-daemon")
 
 
 def raw() -> Iterator[Turn]:
@@ -237,4 +238,4 @@ def losses(sizes: Sequence[int], percents: Sequence[float]) -> Iterator[Turn]:
 def numbers_of_nodes(counts: Sequence[int]) -> Iterator[Turn]:
     for nodes in counts:
         for senders in (1, nodes):
-            yield Turn(Case(part=Part.NODES, senders=senders, nodes=nodes), [*UDP, "vsync"])
+            yield Turn(Case(part=Part.NODES, senders=senders, nodes=nodes), [*UDP, *EMBEDDED])

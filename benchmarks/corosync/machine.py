@@ -4,7 +4,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -63,14 +62,9 @@ def described() -> dict[str, str]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "corosync": package_version("corosync"),
         "libknet": package_version("libknet1"),
-        "vsync": f"{vsync.__version__}, {speedups()}, revision {revision()}",
+        "vsync": f"{vsync.__version__}, revision {revision()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
-
-
-def speedups() -> str:
-    """Whether the compiled data plane is in use."""
-    return "with vsync-speedups" if "vsync_speedups" in sys.modules else "pure Python"
 
 
 def package_version(package: str) -> str:

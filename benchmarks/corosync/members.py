@@ -6,7 +6,7 @@ import os
 import selectors
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,15 @@ class Failed(Exception):
 class Member:
     """One program on a host, and the lines of JSON that it says. Closing it ends it."""
 
-    def __init__(self, host: Host, command: Sequence[str], errors: Path, *, cwd: Path) -> None:
+    def __init__(
+        self,
+        host: Host,
+        command: Sequence[str],
+        errors: Path,
+        *,
+        cwd: Path,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.errors = errors
         self._said = b""
         with errors.open("ab") as opened:
@@ -35,7 +43,7 @@ class Member:
                     stdout=subprocess.PIPE,
                     stderr=opened,
                     cwd=cwd,
-                    env=environment(),
+                    env=environment() | dict(variables or {}),
                 )
             )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.corosync.cases import (
+    EMBEDDED,
     KB,
     LOAD_SIZE,
     Case,
@@ -31,6 +32,7 @@ COLOURS: Final = {
     "corosync-knet": "#7d3c98",
     "corosync-knet-aes": "#c39bd3",
     "vsync": "#1f618d",
+    "vsync-speedups": "#154360",
     "vsync-key": "#148f77",
     "vsync-daemon": "#5dade2",
 }
@@ -189,6 +191,7 @@ def against(results: Results, above: str, below: str, case: Case) -> str:
 
 PAIRS: Final = (
     ("vsync", "corosync-udp"),
+    ("vsync-speedups", "corosync-udp"),
     ("vsync", "corosync-udp-norr"),
     ("vsync", "corosync-knet"),
     ("vsync-key", "corosync-knet-aes"),
@@ -230,7 +233,7 @@ def other_ratios(results: Results) -> list[list[str]]:
         one = Case(part=Part.RATE, size=size, senders=1)
         three = Case(part=Part.RATE, size=size, senders=3)
         text = size_text(size)
-        for peer in ("vsync", "corosync-udp", "corosync-knet"):
+        for peer in (*EMBEDDED, "corosync-udp", "corosync-knet"):
             add(
                 f"{PEERS[peer].title}, {text}: three senders ÷ one",
                 results.ratio((peer, three), (peer, one), byte_rate),
@@ -240,7 +243,7 @@ def other_ratios(results: Results) -> list[list[str]]:
             results.ratio(("vsync-daemon", one), ("vsync", one), rate),
         )
     for case in results.cases(Part.RAW):
-        for peer in ("vsync", "corosync-udp"):
+        for peer in (*EMBEDDED, "corosync-udp"):
             add(
                 f"{PEERS[peer].title}, 64 KB, one sender: bytes ÷ those of the bare program",
                 results.ratio(
@@ -250,10 +253,12 @@ def other_ratios(results: Results) -> list[list[str]]:
     for case in results.cases(Part.LATENCY):
         for name in ("p50", "p99"):
             if case.guarantee == "agreed":
-                add(
-                    f"agreed latency, {load_text(case.load)}, {name}: vsync ÷ Corosync udp",
-                    results.ratio(("vsync", case), ("corosync-udp", case), latency(name)),
-                )
+                for peer in EMBEDDED:
+                    title = PEERS[peer].title
+                    add(
+                        f"agreed latency, {load_text(case.load)}, {name}: {title} ÷ Corosync udp",
+                        results.ratio((peer, case), ("corosync-udp", case), latency(name)),
+                    )
     for case in results.cases(Part.LOSS):
         if case.loss_percent and not case.probes and case.size == LOAD_SIZE and case.lost:
             none = loss_free(case)

@@ -16,7 +16,7 @@ from benchmarks.corosync.cases import Case, Lost
 from benchmarks.corosync.members import Failed, Member
 
 from tests.transport_udp.hosts import Host
-from vsync import RingSettings
+from vsync import RingSettings, speedups
 
 ROOT: Final = Path(__file__).parents[2]
 C_PROGRAM: Final = Path(__file__).with_name("cpg_peer.c")
@@ -90,12 +90,24 @@ class Raw(Peer):
 class Vsync(Peer):
     """A node in the process that sends and receives, or a daemon and a program connected to it."""
 
-    def __init__(self, name: str, title: str, *, daemon: bool = False, key: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        *,
+        daemon: bool = False,
+        key: bool = False,
+        compiled: bool = False,
+    ) -> None:
         super().__init__(name, title)
         self._daemon = daemon
         self._key = key
+        self._variables = {} if compiled else {speedups.VARIABLE: "1"}
+        self._compiled = compiled
 
     def missing(self) -> str | None:
+        if self._compiled and speedups.in_use != speedups.COMPILED:
+            return speedups.in_use
         if self._key and not KEY_SETTINGS & set(RingSettings.model_fields):
             return "not built yet: rings have no keys"
         return None
@@ -121,7 +133,8 @@ class Vsync(Peer):
                 *("--probe-offset-ns", str(sending.probe_offset_ns)),
                 *("--guarantee", case.guarantee),
             ]
-            member = Member(host, command, directory / f"{host.number}.err", cwd=ROOT)
+            errors = directory / f"{host.number}.err"
+            member = Member(host, command, errors, cwd=ROOT, variables=self._variables)
             stack.callback(member.close)
             members.append(member)
         return members
@@ -147,7 +160,8 @@ class Vsync(Peer):
             *(sys.executable, "-m", "vsync_cli", "run", "-c", str(settings)),
             *("--socket", str(path)),
         ]
-        daemon = Member(host, command, directory / f"daemon-{host.number}.err", cwd=ROOT)
+        errors = directory / f"daemon-{host.number}.err"
+        daemon = Member(host, command, errors, cwd=ROOT, variables=self._variables)
         stack.callback(daemon.close)
         # What a daemon says of its ring is not of interest, and short.
         wait_until(path.exists, "the daemon's socket", daemon)
@@ -287,6 +301,7 @@ PEERS: Final[dict[str, Peer]] = {
         Corosync("corosync-knet", "Corosync knet", transport="knet"),
         Corosync("corosync-knet-aes", "Corosync knet, aes256", transport="knet", encrypted=True),
         Vsync("vsync", "vsync"),
+        Vsync("vsync-speedups", "vsync with speedups", compiled=True),
         Vsync("vsync-key", "vsync with a key", key=True),
         Vsync("vsync-daemon", "vsync through its daemon", daemon=True),
         Raw("raw", "bare program"),

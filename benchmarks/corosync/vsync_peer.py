@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -23,6 +23,10 @@ import vsync
 GROUP: Final = "bench"
 BATCH_BYTES: Final = 65536
 BATCH_MAX: Final = 256
+BATCHES_UNDER_WAY: Final = 4
+"""Handed over at a time at most, each by a task of its own: while one waits to be accepted, the
+next are there already. Corosync's client fills a queue, too."""
+
 TICK_S: Final = 0.001
 """Between two looks at what is due, where a rate is kept."""
 
@@ -58,8 +62,12 @@ class Measured:
             tell({"ready": True})
             line = await anyio.to_thread.run_sync(sys.stdin.readline)
             self._from_ns, self._to_ns = map(int, line.split())
-            if self._options.sends:
-                tasks.start_soon(self._send_paced if self._options.rate else self._send)
+            if self._options.sends and self._options.rate:
+                tasks.start_soon(self._send_paced)
+            elif self._options.sends:
+                make = Maker(self._node, Kind.BULK, self._options.size).make
+                for _ in range(BATCHES_UNDER_WAY):
+                    tasks.start_soon(self._send, make)
             if self._options.probe_ns:
                 tasks.start_soon(self._probe)
             await anyio.sleep(max(0, self._to_ns - time.monotonic_ns()) / 1e9)
@@ -94,9 +102,8 @@ class Measured:
                             "it was measured"
                         )
 
-    async def _send(self) -> None:
+    async def _send(self, make: Callable[[], bytes]) -> None:
         """Send as fast as it goes."""
-        make = Maker(self._node, Kind.BULK, self._options.size).make
         count = max(1, min(BATCH_MAX, BATCH_BYTES // self._options.size))
         while (now_ns := time.monotonic_ns()) < self._to_ns:
             await self._hand_over([make() for _ in range(count)])

@@ -73,6 +73,7 @@ def test_rates_come_before_what_is_half_of_them() -> None:
 def test_only_vsync_is_asked_for_safe_delivery() -> None:
     assert {peer for case, peer in whole_plan() if case.guarantee == "safe"} == {
         "vsync",
+        "vsync-speedups",
         "vsync-key",
         "vsync-daemon",
     }

@@ -21,6 +21,10 @@ BACKLOG: Final = 1024
 WRITE_BYTES: Final = 2**18
 """About how much is handed to the kernel at once."""
 
+SEND_BUFFER_BYTES: Final = 2**21
+"""What the kernel may keep of what was written: with little, the two sides take turns for each of
+a few large messages."""
+
 OUTGOING_BYTES_MAX: Final = 2**19
 """As much may wait to be written before ``Outgoing.room`` waits."""
 
@@ -31,6 +35,8 @@ class Stream:
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
+        # As far as the system lets us (net.core.wmem_max).
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self.socket = connected
 
     async def receive(self, bytes_max: int) -> bytes:
