@@ -5,8 +5,8 @@ memory stays flat. Needs root.
 
 Each node has its own host and a program of its own that sends as fast as it may and receives
 everything, so all of them together use every core there is. Nothing happens to any node: a change
-of configuration is a false accusation, and the exit code is then 1. It is 1 too if, after the first
-tenth of the time, a node's memory grew by more than ``GROWTH_MAX``.
+of configuration is a false accusation, and the exit code is then 1. It is 1 too if a node's memory
+grew by more than ``GROWTH_MAX``.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 from tests.network.nodes import Node, Ring
@@ -23,9 +24,11 @@ from tests.network.nodes import Node, Ring
 REPORT_S = 10.0
 """How often to say how it goes."""
 
-GROWTH_MAX: Final = 1.1
-"""A node's memory at the end against that after a tenth of the time; a leak of one byte in ten
-thousand that are delivered makes more of it."""
+GROWTH_MAX: Final = 1.25
+"""A node's memory in the last third of the time against the first third (without its first tenth),
+the median of each. What waits differs from one moment to the next, and the C library's allocator
+takes a little more room for it for some minutes; a leak of two bytes in a thousand that are
+delivered makes more of it."""
 
 
 def memory_mb(node: Node) -> float:
@@ -102,7 +105,10 @@ def main() -> int:
             sys.stderr.write(f"{passed:.0f} s, {cores:.2f} cores busy, nodes' MB: {sizes}\n")
         told = [load.stop() for load in loads]
         counters = {node.number: node.status()["counters"] for node in ring.nodes}
-    early, late = memory[len(memory) // 10], memory[-1]
+    samples = memory[len(memory) // 10 :]
+    third = max(1, len(samples) // 3)
+    early = [median(sizes) for sizes in zip(*samples[:third], strict=True)]
+    late = [median(sizes) for sizes in zip(*samples[-third:], strict=True)]
     grown = any(end > GROWTH_MAX * start for start, end in zip(early, late, strict=True))
     say(f"{'node':>4} {'sent/s':>9} {'received/s':>11} {'MB received/s':>14} {'MB of memory':>17}")
     for number, found, *mb in zip(numbers, told, early, late, strict=True):

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import os
 import resource
 import signal
 import time
@@ -24,10 +23,6 @@ from vsync_cli.parameters import SOCKET_VARIABLE
 from vsync_cli.render import configuration_line, write_lines
 from vsync_cli.sockets import check_length, default_socket, prepare_directory
 from vsync_cli.systemd import Notifier, keep_watchdog_quiet
-
-NICE: Final = -10
-"""The scheduling priority that a node asks for. With all processors busy, a ring of five keeps its
-configuration with it, and one without it loses the token now and then."""
 
 LEAVING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -61,19 +56,8 @@ def run(config: Path, trace: Path | None, socket: Path | None) -> None:
     The first line says what the node is; then there is one for every change of configuration.
     """
     settings = read_settings(config)
-    ask_for_promptness()
     allow_many_clients()
     anyio.run(run_node, settings, trace, choose_socket(settings, socket))
-
-
-def ask_for_promptness() -> None:
-    """Let this process run before others where that is permitted (root, CAP_SYS_NICE).
-
-    A node that waits for the processor holds up the whole ring, and may be taken for dead. All of
-    the process: the ring's thread also waits for whichever thread holds the interpreter's lock.
-    """
-    with contextlib.suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, min(os.getpriority(os.PRIO_PROCESS, 0), NICE))
 
 
 def allow_many_clients() -> None:
