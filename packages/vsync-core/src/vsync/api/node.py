@@ -1,9 +1,7 @@
 """Node: one node of a ring in this process, from ``open_node`` to the end of its block."""
 
-import contextlib
 import logging
 import os
-import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -32,6 +30,7 @@ from vsync.errors import (
 )
 from vsync.events import Event
 from vsync.runtime import Driver, StateStore
+from vsync.runtime.caller import Caller
 from vsync.runtime.driver import MESSAGES_PER_TURN, Submission
 from vsync.runtime.mailbox import Mailbox
 from vsync.runtime.seat import Seat
@@ -83,28 +82,19 @@ class Node:
         self.settings = settings
         self._opened_at = time.monotonic()
         self._news = anyio.Event()
-        self._listening = anyio.CancelScope(shield=True)
-        """Goes on though the block is cancelled: the node's end is news, too."""
+        self._caller = Caller()
         self._sessions: list[NodeSession] = []
         self._session_numbers = 0
         self._services: dict[str, ServiceRunner] = {}
         self._rooms = tuple(Room(self, priority) for priority in Priority)
-        self._told, self._tell = socket.socketpair()
-        self._told.setblocking(False)
-        self._tell.setblocking(False)
         self.send_queue_bytes = max(SEND_QUEUE_BYTES, 2 * settings.ring.message_bytes_max)
-        try:
-            self._store = StateStore(
-                state_directory(settings.node.state_dir), settings.ring.name, self.id
-            )
-        except BaseException:
-            self._close_sockets()
-            raise
+        self._store = StateStore(
+            state_directory(settings.node.state_dir), settings.ring.name, self.id
+        )
         try:
             services = services_of(settings)
             self._driver = self._make_driver(settings, trace)
         except BaseException:
-            self._close_sockets()
             self._store.close()
             raise
         for kind, service_settings in services:
@@ -243,22 +233,12 @@ class Node:
 
     def _notified(self) -> None:
         """There is news; called in the ring's thread."""
-        with contextlib.suppress(OSError):  # full: it is being told; closed: nobody is left
-            self._tell.send(b"\0")
+        self._caller.call(self._notice)
 
-    async def _listen(self) -> None:
-        """Wake whoever waits for news, once for all that there is, until the thread's last."""
-        ended = False
-        with self._listening:
-            while not ended:
-                await anyio.wait_readable(self._told)
-                try:
-                    self._told.recv(64)
-                except BlockingIOError:
-                    continue
-                self._driver.seen()
-                ended = self._driver.ended  # asked before waking, so that all who wake learn of it
-                self._wake_all()
+    def _notice(self) -> None:
+        """Wake whoever waits for news, once for all that there is."""
+        self._driver.seen()
+        self._wake_all()
 
     def _wake_all(self) -> None:
         while self._driver.late_services:
@@ -308,13 +288,8 @@ class Node:
         """Keep something for a service, on disk."""
         await anyio.to_thread.run_sync(self._store.save_service, service, data)
 
-    def _close_sockets(self) -> None:
-        self._told.close()
-        self._tell.close()
-
     def _release(self) -> None:
         self._store.close()
-        self._close_sockets()
 
 
 class NodeSession(Session):
@@ -561,7 +536,6 @@ async def open_node(
     failure: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(node._listen)
             try:
                 await node._open(tasks)
                 yield node
@@ -569,7 +543,6 @@ async def open_node(
                 failure = error
             with anyio.CancelScope(shield=True):
                 await node._close()
-            node._listening.cancel()
             tasks.cancel_scope.cancel()
     finally:
         node._release()

@@ -227,10 +227,6 @@ class SimulatedNode(Node):
     def _notified(self) -> None:
         self._process.call_later(self._cluster.latency_s(), self._notice)
 
-    def _notice(self) -> None:
-        self.stepped.seen()
-        self._wake_all()
-
     def _now(self) -> float:
         return self._cluster.now
 
