@@ -36,6 +36,17 @@ class Arrival(NamedTuple):
     source: Address
 
 
+def flat(batch: Sequence[Packet | Arrival]) -> list[Packet]:
+    """The packets of *batch* one by one: ``receive`` from ``receive_trains``."""
+    packets: list[Packet] = []
+    for data, source in batch:
+        if isinstance(data, Train):
+            packets += [Packet(piece, source) for piece in data]
+        else:
+            packets.append(Packet(data, source))
+    return packets
+
+
 class Burst(NamedTuple):
     """Packets to one destination, in order: an address, or ``EVERYONE``.
 

@@ -39,17 +39,6 @@ _INTERFACE_TROUBLE: Final = frozenset(
 _MSG_TRUNC: Final = socket.MSG_TRUNC
 
 
-def flat(batch: Sequence[Packet | Arrival]) -> list[Packet]:
-    """The packets of *batch* one by one."""
-    packets: list[Packet] = []
-    for data, source in batch:
-        if isinstance(data, Train):
-            packets += [Packet(piece, source) for piece in data]
-        else:
-            packets.append(Packet(data, source))
-    return packets
-
-
 class Datagrams:
     """Sends from one socket, receives from it and maybe others, and counts.
 

@@ -17,7 +17,7 @@ from vsync.errors import TransportFailed
 from vsync.transport import Arrival, Burst, Packet, Train, Transport
 from vsync.vocabulary import NodeId
 from vsync_transport_udp import hello, interfaces, sockets
-from vsync_transport_udp.datagrams import Datagrams, flat
+from vsync_transport_udp.datagrams import Datagrams
 from vsync_transport_udp.interfaces import InterfaceAddress
 from vsync_transport_udp.peers import Origin, Peers, Place
 from vsync_transport_udp.settings import SettingsUDPU, parse_peer

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Final
 from pydantic import BaseModel
 
 from vsync.errors import TransportFailed
-from vsync.transport import Arrival, Burst, Packet, Transport
+from vsync.transport import Arrival, Burst, Packet, Transport, flat
 from vsync.vocabulary import NodeId
 from vsync_transport_udp import interfaces, sockets
-from vsync_transport_udp.datagrams import Datagrams, flat
+from vsync_transport_udp.datagrams import Datagrams
 from vsync_transport_udp.interfaces import InterfaceAddress
 from vsync_transport_udp.settings import SettingsUDP
 

@@ -8,32 +8,27 @@ values to the control file (TOML, the keys of ``Faults``; best into a file besid
 renamed over it). Removing the file brings the settings back.
 """
 
-import ctypes
-import difflib
 import heapq
 import itertools
-import os
 import random
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from vsync.errors import PluginNotFound, TransportFailed
+from vsync.errors import TransportFailed
 from vsync.hookspecs import hookimpl
-from vsync.plugins import load_transport
 from vsync.settings import Strict
 from vsync.transport import Address, Burst, Packet, Transport
+from vsync.transports.inner import check_settings, make_inner, told
+from vsync.transports.timer import Timer
 from vsync.vocabulary import NodeId
 
 CONTROL_INTERVAL_S: Final = 0.02
 """How often at most the control file is read."""
-
-_TFD_NONBLOCK_CLOEXEC: Final = os.O_NONBLOCK | os.O_CLOEXEC
-_CLOCK_MONOTONIC: Final = 1  # linux/time.h
 
 
 class Faults(Strict):
@@ -91,14 +86,9 @@ class FaultSettings(Faults):
         if self.inner == TransportFault.SCHEME:
             raise ValueError('inner must be another transport than "fault" itself')
         try:
-            load_transport(self.inner).SETTINGS.model_validate(self.settings)
-        except PluginNotFound as error:
+            check_settings(self.inner, self.settings)
+        except ValueError as error:
             raise ValueError(f"inner: {error}") from error
-        except ValidationError as error:
-            known = load_transport(self.inner).SETTINGS.model_fields
-            raise ValueError(
-                f"settings of the inner transport {self.inner}: {_told(error, known)}"
-            ) from error
         return self
 
 
@@ -117,14 +107,10 @@ class TransportFault(Transport):
     ) -> None:
         self._settings = settings
         self._clock = clock
-        transport: Any = load_transport(settings.inner)
-        inner: Transport = transport(
-            transport.SETTINGS.model_validate(settings.settings), node=node
-        )
-        self._inner = inner
+        self._inner = make_inner(settings.inner, settings.settings, node)
         self._dice = random.Random(settings.seed)
         self._faults: Faults = settings
-        self._timer = _Timer()
+        self._timer = Timer()
         self._waiting: list[tuple[float, int, Packet]] = []
         self._order = itertools.count()
         self._controlled_at = float("-inf")
@@ -221,10 +207,10 @@ class TransportFault(Transport):
             self._faults, self._control_seen, self._control_error = self._settings, None, None
         except (OSError, ValueError) as error:
             # Perhaps half written: what held so far holds on, and the file is read again.
-            told = str(error)
+            why = str(error)
             if isinstance(error, ValidationError):
-                told = _told(error, Faults.model_fields)
-            self._control_error = f"the control file {control} is not understood: {told}"
+                why = told(error, Faults.model_fields)
+            self._control_error = f"the control file {control} is not understood: {why}"
         else:
             self._faults, self._control_seen, self._control_error = faults, seen, None
 
@@ -265,64 +251,10 @@ class TransportFault(Transport):
 _FAULTS: Final = set(Faults.model_fields)
 
 
-class _Itimerspec(ctypes.Structure):
-    """``struct itimerspec``, timerfd_create(2): the interval, then the first time."""
-
-    _fields_ = (
-        ("interval_s", ctypes.c_long),
-        ("interval_ns", ctypes.c_long),
-        ("value_s", ctypes.c_long),
-        ("value_ns", ctypes.c_long),
-    )
-
-
-class _Timer:
-    """A timerfd, by way of the C library: Python has it from 3.13 on only."""
-
-    def __init__(self) -> None:
-        self.descriptor = -1
-        self._armed = False
-        self._libc = ctypes.CDLL(None, use_errno=True)
-
-    def open(self) -> None:
-        self.descriptor = self._libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK_CLOEXEC)
-        if self.descriptor < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-    def close(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-        self.descriptor = -1
-
-    def set(self, wait_s: float) -> None:
-        """Become readable in *wait_s* seconds; 0: not at all. Setting it clears it, too."""
-        if self.descriptor < 0 or (wait_s <= 0 and not self._armed):
-            return
-        self._armed = wait_s > 0
-        nanoseconds = max(1, round(wait_s * 1e9)) if self._armed else 0
-        at = _Itimerspec(0, 0, nanoseconds // 10**9, nanoseconds % 10**9)
-        if self._libc.timerfd_settime(self.descriptor, 0, ctypes.byref(at), None) != 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
 def _is_among(source: Address, addresses: Sequence[str]) -> bool:
     if isinstance(source, tuple) and len(source) >= 2:
         return str(source[0]) in addresses or f"{source[0]}:{source[1]}" in addresses
     return str(source) in addresses
-
-
-def _told(error: ValidationError, known: Iterable[str]) -> str:
-    complaints = []
-    for part in error.errors():
-        name = ".".join(map(str, part["loc"]))
-        if part["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(name, list(known), n=1)
-            advice = f'did you mean "{close[0]}"?' if close else f"known are {', '.join(known)}"
-            complaints.append(f'the key "{name}" is unknown; {advice}')
-        else:
-            said = part["msg"].removeprefix("Value error, ")
-            complaints.append(f"{name}: {said}" if name else said)
-    return "; ".join(complaints)
 
 
 @hookimpl
