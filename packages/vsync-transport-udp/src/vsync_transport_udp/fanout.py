@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 from pydantic import BaseModel
 
 from vsync.errors import TransportFailed
-from vsync.transport import Arrival, Burst, Packet, Train, Transport
+from vsync.transport import Arrival, Burst, Packet, Train, Transport, flat
 from vsync.vocabulary import NodeId
 from vsync_transport_udp import hello, interfaces, sockets
 from vsync_transport_udp.datagrams import Datagrams
