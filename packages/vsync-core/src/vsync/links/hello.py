@@ -51,6 +51,7 @@ _START: Final = struct.Struct(">2sBBI")
 _HEAD: Final = struct.Struct(">2sBBIIIQQQBB")
 _HEARD: Final = struct.Struct(">IBQI")
 _HELD_MAX_US: Final = 2**32 - 1
+HELLO_BYTES_MAX: Final = _HEAD.size + HEARD_MAX * _HEARD.size
 
 
 class Heard(NamedTuple):

@@ -1,0 +1,257 @@
+"""Links: what goes where, what is seen of it, and when a link is faulty or good."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from vsync.links import Links, LinkState, Manner, Mode, Path
+from vsync.transport import EVERYONE, Address, Burst, Packet
+from vsync.vocabulary import NodeId
+
+TOKEN = b"VS\x01\x00 the token"
+DATA = b"VS\x01\x01 some data"
+
+Lossy = Callable[[int, int, int], bool]
+"""Whether what goes on a link from one node to another is lost."""
+
+
+class Networks:
+    """Nodes on two or more networks that carry everything at once."""
+
+    def __init__(self, nodes: int, links: int, manner: Manner) -> None:
+        self.now = 1000.0
+        self.manner = manner
+        self.nodes = {
+            number: Links(NodeId(number), 1, manner=manner, now=self.now)
+            for number in range(1, nodes + 1)
+        }
+        for node in self.nodes.values():
+            for link in range(1, links + 1):
+                node.add(link, self.now)
+        self.lossy: Lossy = lambda link, sender, receiver: False
+        self.seen: dict[int, list[bytes]] = {number: [] for number in self.nodes}
+
+    def carry(self, sender: int, number: int, burst: Burst) -> None:
+        for receiver, links in self.nodes.items():
+            wanted = burst.destination in (EVERYONE, at(receiver, number))
+            if receiver == sender or not wanted or number not in links.links:
+                continue
+            if self.lossy(number, sender, receiver):
+                continue
+            packets = [Packet(packet, at(sender, number)) for packet in burst.packets]
+            arrived = links.arrived(number, packets, self.now)
+            self.seen[receiver] += [bytes(each) for each, _ in arrived]  # type: ignore[arg-type]
+
+    def send(self, sender: int, packet: bytes, to: int | None = None) -> list[int]:
+        """Send a packet; the links that it went on."""
+        destination = EVERYONE if to is None else Path(1, at(to, 1))
+        parts = self.nodes[sender].send(Burst(destination, [packet]))
+        for number, burst in parts:
+            self.carry(sender, number, burst)
+        return [number for number, _ in parts]
+
+    def run(self, seconds: float) -> None:
+        """Let everybody say hello for a while."""
+        end = self.now + seconds
+        while self.now < end:
+            for number, links in self.nodes.items():
+                links.handle_timeout(self.now)
+                for link, burst in links.take_hellos():
+                    self.carry(number, link, burst)
+            self.now += self.manner.hello_s / 10
+
+    def state(self, node: int, link: int) -> LinkState:
+        return self.nodes[node].links[link].state
+
+
+def at(node: int, link: int) -> Address:
+    return f"10.{link}.0.{node}"
+
+
+@pytest.fixture(params=list(Mode))
+def mode(request: pytest.FixtureRequest) -> Iterator[Mode]:
+    yield request.param
+
+
+def networks(mode: Mode = Mode.PASSIVE, nodes: int = 3, links: int = 2) -> Networks:
+    made = Networks(nodes, links, Manner(mode=mode))
+    made.run(1.0)
+    return made
+
+
+def test_links_that_work_are_good(mode: Mode) -> None:
+    net = networks(mode)
+    for node, link in ((1, 1), (1, 2), (3, 1), (3, 2)):
+        assert net.state(node, link) is LinkState.GOOD
+
+
+def test_a_node_alone_says_nothing_of_its_links() -> None:
+    net = networks(nodes=1)
+    assert net.state(1, 1) is net.state(1, 2) is LinkState.IDLE
+    assert net.send(1, DATA) in ([1], [2])
+
+
+def test_the_token_goes_on_all_links_and_is_seen_once(mode: Mode) -> None:
+    net = networks(mode)
+    assert net.send(1, TOKEN, to=2) == [1, 2]
+    assert net.seen == {1: [], 2: [TOKEN], 3: []}
+
+
+def test_a_token_that_is_sent_again_is_seen_again() -> None:
+    net = networks()
+    net.send(1, TOKEN, to=2)
+    net.send(1, TOKEN, to=2)
+    assert net.seen[2] == [TOKEN, TOKEN]
+
+
+def test_passive_takes_one_link_after_the_other() -> None:
+    net = networks()
+    assert sorted(net.send(1, DATA) + net.send(1, DATA)) == [1, 2]
+
+
+def test_active_takes_all_links() -> None:
+    assert networks(Mode.ACTIVE).send(1, DATA) == [1, 2]
+
+
+def test_active_passive_takes_some_in_turn() -> None:
+    net = networks(Mode.ACTIVE_PASSIVE, links=3)
+    taken = [tuple(sorted(net.send(1, DATA))) for _ in range(6)]
+    assert set(taken) == {(1, 2), (2, 3), (1, 3)}
+
+
+def test_fastest_takes_the_link_with_the_shortest_round_trip() -> None:
+    net = networks(Mode.FASTEST)
+    for hearing in net.nodes[1].links[1].hearing.values():
+        hearing.round_s = 0.002
+    for hearing in net.nodes[1].links[2].hearing.values():
+        hearing.round_s = 0.001
+    assert net.send(1, DATA) == [2]
+
+
+def test_a_link_that_is_cut_is_left_and_named(mode: Mode) -> None:
+    net = networks(mode)
+    net.lossy = lambda link, sender, receiver: link == 2
+    net.run(0.5)
+    assert net.state(1, 2) is LinkState.FAULTY
+    assert net.state(1, 1) is LinkState.GOOD
+    assert net.send(1, DATA) == [1]
+    assert net.send(1, TOKEN, to=2) == [1]
+    (news,) = net.nodes[1].take_news()
+    assert news == "link 2 is faulty: nodes 2, 3 are not heard on it, but on another link"
+
+
+def test_a_link_that_is_cut_one_way_is_left_by_both_sides() -> None:
+    net = networks()
+    net.lossy = lambda link, sender, receiver: (link, sender, receiver) == (2, 1, 3)
+    net.run(0.6)
+    assert net.state(1, 2) is LinkState.FAULTY
+    assert "node 3 is not reached" in net.nodes[1].take_news()[0]
+    assert net.state(3, 2) is LinkState.FAULTY
+    assert net.state(2, 2) is LinkState.GOOD
+
+
+def test_a_link_that_loses_much_is_left() -> None:
+    net = networks()
+    count = 0
+
+    def lossy(link: int, sender: int, receiver: int) -> bool:
+        nonlocal count
+        count += 1
+        return link == 2 and count % 3 == 0
+
+    net.lossy = lossy
+    net.run(10)
+    assert net.state(1, 2) is LinkState.FAULTY
+
+
+def test_a_link_comes_back_when_it_has_worked_for_a_while() -> None:
+    net = networks()
+    net.lossy = lambda link, sender, receiver: link == 2
+    net.run(0.5)
+    net.lossy = lambda link, sender, receiver: False
+    net.run(0.3)
+    assert net.state(1, 2) is LinkState.FAULTY
+    net.run(20)
+    assert net.state(1, 2) is LinkState.GOOD
+    assert net.nodes[1].take_news()[-1] == "link 2 is good again"
+
+
+def test_a_link_that_flaps_is_left_longer_each_time() -> None:
+    net = networks()
+    patience = []
+    for _ in range(4):
+        net.lossy = lambda link, sender, receiver: link == 2
+        net.run(0.6)
+        patience.append(net.nodes[1].links[2].patience_s)
+        net.lossy = lambda link, sender, receiver: False
+        while net.state(1, 2) is LinkState.FAULTY:
+            net.run(0.5)
+    assert patience == sorted(patience)
+    assert patience[-1] > patience[0]
+
+
+def test_where_no_link_is_good_all_are_used() -> None:
+    net = networks()
+    net.lossy = lambda link, sender, receiver: (link, receiver) in ((1, 2), (2, 3))
+    net.run(0.6)
+    assert net.state(1, 1) is net.state(1, 2) is LinkState.FAULTY
+    assert net.send(1, TOKEN) == [1, 2]
+
+
+def test_a_node_that_is_gone_is_no_fault_of_a_link() -> None:
+    net = networks()
+    del net.nodes[3]
+    net.run(1)
+    assert net.state(1, 1) is net.state(1, 2) is LinkState.GOOD
+    assert net.nodes[1].take_news() == []
+
+
+def test_a_node_that_comes_is_no_fault_of_a_link() -> None:
+    net = networks()
+    late = Links(NodeId(4), 9, manner=net.manner, now=net.now)
+    late.add(1, net.now)
+    late.add(2, net.now)
+    net.nodes[4], net.seen[4] = late, []
+    net.run(1)
+    assert {net.state(node, link) for node in (1, 4) for link in (1, 2)} == {LinkState.GOOD}
+    assert net.nodes[1].take_news() == []
+
+
+def test_a_link_may_come_and_go() -> None:
+    net = networks()
+    for links in net.nodes.values():
+        links.add(3, net.now)
+    net.run(1)
+    assert net.state(1, 3) is LinkState.GOOD
+    for links in net.nodes.values():
+        links.remove(1)
+    net.run(1)
+    assert net.send(1, TOKEN) == [2, 3]
+    assert net.state(1, 2) is net.state(1, 3) is LinkState.GOOD
+
+
+def test_a_node_whose_address_changes_is_found_again() -> None:
+    net = networks()
+    two = net.nodes[2]
+    again = Links(NodeId(2), 2, manner=net.manner, now=net.now)  # a later life
+    again.add(1, net.now)
+    again.add(2, net.now)
+    net.nodes[2] = again
+    del two
+    net.run(1)
+    assert net.send(1, TOKEN, to=2) == [1, 2]
+    assert net.seen[2] == [TOKEN]
+
+
+def test_hellos_of_others_are_counted_and_nothing_else() -> None:
+    net = networks()
+    stranger = Links(NodeId(9), 1, network=7, manner=net.manner, now=net.now)
+    stranger.add(1, net.now)
+    stranger.handle_timeout(net.now)
+    ((_, burst),) = stranger.take_hellos()
+    links = net.nodes[1]
+    assert links.arrived(1, [Packet(burst.packets[0], "x")], net.now) == []
+    assert links.arrived(1, [Packet(b"VL nonsense", "x")], net.now) == []
+    assert links.counters["hellos_dropped_other_ring"] == 1
+    assert links.counters["hellos_dropped_truncated"] == 1
+    assert 9 not in links.links[1].hearing

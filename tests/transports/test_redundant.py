@@ -1,0 +1,55 @@
+"""The transport ``redundant`` keeps the contract, and goes on while a link of it works."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from vsync.testing.contracts import MakeTransport, TransportContract
+from vsync.transport import Transport
+from vsync.transports.redundant import RedundantSettings, TransportRedundant
+from vsync.vocabulary import NodeId
+
+numbers = itertools.count(1)
+
+
+def settings(*networks: str, **others: Any) -> RedundantSettings:
+    links = [{"transport": "memory", "settings": {"network": network}} for network in networks]
+    return RedundantSettings.model_validate({"links": links, **others})
+
+
+class TestContract(TransportContract):
+    """As every transport."""
+
+    @pytest.fixture(params=["active", "passive", "fastest"])
+    def make_transport(self, request: pytest.FixtureRequest) -> MakeTransport:
+        number = next(numbers)
+
+        def make(node: NodeId) -> Transport:
+            given = settings(f"a{number}", f"b{number}", mode=request.param)
+            return TransportRedundant(given, node=node)
+
+        return make
+
+
+def wrong(change: Callable[[dict[str, Any]], object]) -> str:
+    """What is said of settings after a *change*."""
+    given: dict[str, Any] = {"links": [{"transport": "memory"}, {"transport": "memory"}]}
+    change(given)
+    with pytest.raises(ValidationError) as caught:
+        RedundantSettings.model_validate(given)
+    return str(caught.value)
+
+
+def test_settings_that_make_no_sense_are_told() -> None:
+    assert "two to 8 links" in wrong(lambda given: given["links"].pop())
+    assert "number of its own" in wrong(lambda given: given["links"][0].update(number=2))
+    assert "not redundant itself" in wrong(
+        lambda given: given["links"][0].update(transport="redundant")
+    )
+    assert 'no transport "udb"' in wrong(lambda given: given["links"][0].update(transport="udb"))
+    assert "no_such_key" in wrong(
+        lambda given: given["links"][1].update(settings={"no_such_key": 1})
+    )
