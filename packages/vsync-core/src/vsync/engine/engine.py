@@ -164,6 +164,10 @@ class Engine(Membership):
                 self._take_commit(frame, now)
         while (timer := self._timers.due(now)) is not None:
             self._on_timer(timer, now)
+            if timer is Timer.BEACON and self._held is not None:
+                # The two have about the same time. Together they wake everybody once, and idle
+                # processors are slow to wake.
+                self._release_held(now)
 
     def _notice_pause(self, now: float) -> None:
         """If this node is late for its own deadline, it was stopped: then it suspects itself first,
