@@ -175,7 +175,20 @@ def test_parts_of_no_more_frames_than_a_bound_are_kept() -> None:
         parts = parts_of(Sender(1).frame(seq, AGREED, bytes(100)), 40)
         log.add_part(parts[0])
     assert sum(parts != ALL_PARTS for parts in log.missing(9999, 9999).values()) == PARTIALS_MAX
+    # The lowest is what all others wait for, so it has its place whatever came before it.
+    lowest = parts_of(Sender(2).frame(1, AGREED, bytes(100)), 40)
+    log.add_part(lowest[0])
+    assert log.missing(1, 1) == {1: 0b1110}
+    assert sum(parts != ALL_PARTS for parts in log.missing(9999, 9999).values()) == PARTIALS_MAX
     assert log.add_part(parts[0]._replace(seq=AHEAD_MAX + 1)) is None
+
+
+def test_frames_that_the_token_has_not_counted_keep_nobody_waiting() -> None:
+    log = new_log()
+    for seq in (1, 2, 50, 60):
+        log.add(Sender(1).frame(seq, AGREED, b"x"))
+    assert log.held_packets == 4
+    assert [log.held_packets_to(seq) for seq in (2, 50, 59, 60, 99)] == [2, 3, 3, 4, 4]
 
 
 def test_a_frame_that_came_whole_meanwhile_needs_no_more_parts() -> None:

@@ -43,7 +43,15 @@ from vsync.wire import (
     Wake,
     network_of,
 )
-from vsync.wire.data import DATA, PART, PART_OVERHEAD_BYTES, RECOVERED, Packets, parse_part
+from vsync.wire.data import (
+    CONTENT_BYTES_MAX,
+    DATA,
+    PART,
+    PART_OVERHEAD_BYTES,
+    RECOVERED,
+    Packets,
+    parse_part,
+)
 from vsync.wire.header import HEADER, HEADER_BYTES, seal
 from vsync.wire.token import TOKEN
 
@@ -196,10 +204,26 @@ def test_a_train_of_parts_of_two_frames_is_no_frame() -> None:
     one = codec.data(RingId(1, ME), 7, 5, 6, 2, [bytes(120)]).packets
     two = codec.data(RingId(1, ME), 8, 6, 7, 2, [b"2" * 120]).packets
     mixed = Train(b"".join([*one[:2], *two[2:]]), PART_OVERHEAD_BYTES + 20)
-    part = CODEC.decode_train(mixed)
+    assert CODEC.decode_train(mixed) is None
+    between = Train(b"".join([one[0], two[1], *one[2:]]), PART_OVERHEAD_BYTES + 20)
+    part = CODEC.decode_train(between)
     assert part is not None
     with pytest.raises(MalformedPacket, match="damaged"):
         CODEC.assemble(part, part.packets)
+
+
+def test_a_frame_that_is_longer_than_any_is_refused() -> None:
+    size = CONTENT_BYTES_MAX // 3
+    codec = Codec(NETWORK, ME, LIFE, PART_OVERHEAD_BYTES + size)
+    lengths = [65_535, CONTENT_BYTES_MAX - 65_535]
+    packets = codec.data(RingId(1, ME), 7, 5, 6, 2, [bytes(length) for length in lengths]).packets
+    parts = [CODEC.decode_part(packet) for packet in packets[:-1]]
+    with pytest.raises(MalformedPacket, match="too long"):
+        CODEC.assemble(parts[0], packets)
+    longer = Codec(NETWORK, ME, LIFE, PART_OVERHEAD_BYTES + 2 * size)
+    packets = longer.data(RingId(1, ME), 7, 5, 6, 2, [bytes(60_000)] * 2).packets
+    with pytest.raises(MalformedPacket, match="impossible"):
+        CODEC.decode_part(packets[0])
 
 
 @given(rings, seqs, rings, seqs, pieces, st.integers(40, 200))

@@ -129,7 +129,9 @@ class SettingsSockets(Strict):
 
     packet_bytes_max: int | None = Field(default=None, ge=512, le=65_487)
     """The largest packet. Unset: what the interface carries in one piece (its MTU less 28 bytes,
-    with IPv6 48), and 1472 on loopback. More than the interface carries is cut down to that."""
+    with IPv6 48), and 1472 on loopback. More than the interface carries is cut down to that. About
+    the same on all nodes: one that takes less than half of another's packets cannot help to repair
+    what that has sent."""
 
     gso: Offload = "auto"
     """Let the kernel cut many packets out of one piece when sending, if it can."""

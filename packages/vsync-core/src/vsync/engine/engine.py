@@ -110,8 +110,8 @@ class Engine(Membership):
 
     def receive(self, arrivals: Sequence[Packet | Arrival], now: float) -> None:
         """Take in what the transport received, oldest first."""
-        self._touched_at = now
         self._notice_pause(now)
+        self._touched_at = now
         history = now < self._history_until
         tokens: list[tuple[Header, Token]] = []
         codec, take_part = self._codec, self._take_part
@@ -124,9 +124,12 @@ class Engine(Membership):
                 if isinstance(data, Train):
                     part = decode_train(data)
                     if part is not None:
-                        frames += take_part(part)
-                    else:
-                        self.receive([Packet(packet, source) for packet in data], now)
+                        try:
+                            frames += take_part(part)
+                            continue
+                        except MalformedPacket:
+                            pass  # parts of several frames, or damaged: each for itself
+                    self.receive([Packet(packet, source) for packet in data], now)
                     continue
                 if len(data) > TYPE_AT and data[TYPE_AT] in IN_PARTS:
                     frames += take_part(decode_part(data))
@@ -151,8 +154,8 @@ class Engine(Membership):
 
     def handle_timeout(self, now: float) -> None:
         """Do what is due. Call it whenever ``poll_timeout`` has passed."""
-        self._touched_at = now
         self._notice_pause(now)
+        self._touched_at = now
         for _ in range(len(self._to_self)):
             frame = self._to_self.popleft()
             if isinstance(frame, Token):
@@ -161,13 +164,18 @@ class Engine(Membership):
                 self._take_commit(frame, now)
         while (timer := self._timers.due(now)) is not None:
             self._on_timer(timer, now)
+            if timer is Timer.BEACON and self._held is not None:
+                # The two have about the same time. Together they wake everybody once, and idle
+                # processors are slow to wake.
+                self._release_held(now)
 
     def _notice_pause(self, now: float) -> None:
         """If this node is late for its own deadline, it was stopped: then it suspects itself first,
         and takes what waited for it as the history that it is."""
         deadline = self.poll_timeout()
         late_max = PAUSE_SHARE * self._settings.token_lost_s
-        if deadline is not None and now - deadline >= late_max:
+        # Once for each pause: whoever asked us after the deadline has noticed it.
+        if deadline is not None and now - max(deadline, self._touched_at) >= late_max:
             self.counters.add("pauses_noticed")
             self._timers.postpone(now + self._settings.token_resend_s)
             self._history_until = now + self._settings.join_s

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vsync.engine.log import AHEAD_MAX
 from vsync.settings import RingSettings
-from vsync.wire.token import Token
+from vsync.wire.token import REQUEST_BYTES, REQUESTS_MAX, TOKEN_BYTES_MIN, Token
 
 PACKET_MEMORY_FACTOR = 2
 """A received packet takes about twice its bytes of the kernel's receive buffer."""
@@ -30,13 +30,15 @@ class Flow:
     per_visit: int
     sent_before: int = 0  #: packets that this node sent at its last visit
     backlog_before: int = 0  #: its backlog at its last visit
+    requests_max: int = REQUESTS_MAX  #: frames that a token may ask for
 
     @classmethod
     def of(cls, settings: RingSettings, packet_bytes: int, buffer_bytes: int) -> "Flow":
         """The windows that the settings and the real receive buffer allow."""
         fits = int(buffer_bytes * BUFFER_SHARE) // (packet_bytes * PACKET_MEMORY_FACTOR)
         window = max(1, min(settings.window_packets, fits))
-        return cls(window, min(settings.packets_per_visit, window))
+        requests = min(REQUESTS_MAX, max(1, (packet_bytes - TOKEN_BYTES_MIN) // REQUEST_BYTES))
+        return cls(window, min(settings.packets_per_visit, window), requests_max=requests)
 
     @property
     def gap_max(self) -> int:

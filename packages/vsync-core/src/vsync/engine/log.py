@@ -17,7 +17,8 @@ AHEAD_MAX: Final = 2**16
 """A sequence number further than this beyond what was released is not believed."""
 
 PARTIALS_MAX: Final = 1024
-"""Frames of which some parts are here and some are not, at most; parts of more are dropped."""
+"""Frames of which some parts are here and some are not, at most; those of the highest ones are
+dropped if there are more."""
 
 ALL_PARTS: Final = 2**64 - 1
 """Asks for a frame of which nothing is here."""
@@ -75,7 +76,11 @@ class Log:
         partial = self._partials.get(seq)
         if partial is None or partial.like != like:  # the newer is right, should they be at odds
             if partial is None and len(self._partials) >= PARTIALS_MAX:
-                return None
+                # The lowest are what all others wait for.
+                highest = max(self._partials)
+                if seq > highest:
+                    return None
+                del self._partials[highest]
             partial = self._partials[seq] = Partial([None] * part.parts, like, part.parts)
         elif partial.packets[part.part] is not None:
             return None
@@ -109,6 +114,20 @@ class Log:
                 seq += 1
             self.aru = seq
         return True
+
+    def held_packets_to(self, seq: int) -> int:
+        """Packets of the frames up to *seq* that were not forgotten.
+
+        Those beyond what the token has counted were made up by somebody, and keep nobody waiting.
+        """
+        if self.high <= seq:
+            return self.held_packets
+        frames = self._frames
+        return self.held_packets - sum(
+            len(frames[beyond].packets)
+            for beyond in range(max(seq, self.released) + 1, self.high + 1)
+            if beyond in frames
+        )
 
     def packets(self, seq: int) -> Packets:
         """The packets of that frame, to be sent again; empty if it is not here."""

@@ -58,6 +58,8 @@ class Neighbours:
         self._beacon_s = beacon_s
         self._lives: dict[NodeId, int] = {}
         self._addresses: dict[NodeId, Address] = {}
+        self._kept: AbstractSet[NodeId] = frozenset()
+        """The members of our ring."""
         self._joins: dict[NodeId, int] = {}
         self._representatives: dict[NodeId, float] = {}
         self._avoided: dict[NodeId, tuple[float, float]] = {}
@@ -77,6 +79,8 @@ class Neighbours:
         if known is None and len(self._lives) >= MET_MAX:
             self._lives.clear()
             self._joins.clear()
+            kept = self._kept
+            self._addresses = {each: at for each, at in self._addresses.items() if each in kept}
         self._lives[node] = life
         self._addresses[node] = source
         if known is not None and life > known:
@@ -139,7 +143,7 @@ class Neighbours:
         self, members: Iterable[NodeId], *, given_up: AbstractSet[NodeId], now: float
     ) -> None:
         """A ring was formed; nodes in *given_up* were heard but could not be agreed with."""
-        keep = set(members) | {self._me}
+        keep = self._kept = set(members) | {self._me}
         self._lives = {node: life for node, life in self._lives.items() if node in keep}
         self._addresses = {node: at for node, at in self._addresses.items() if node in keep}
         self._joins = {node: number for node, number in self._joins.items() if node in keep}

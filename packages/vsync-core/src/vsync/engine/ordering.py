@@ -166,7 +166,9 @@ class Ordering(ABC):
 
     def _send_to(self, node: NodeId, packet: bytes) -> None:
         address = self._neighbours.address(node)
-        assert address is not None  # we agreed with it, so its join came
+        if address is None:  # more strangers came meanwhile than can be remembered
+            self.counters.add("dropped_no_address")
+            return
         self._transmit.append(Burst(address, [packet]))
 
     def _pass_to_self(self, frame: Token | Commit, now: float) -> None:
@@ -238,6 +240,8 @@ class Ordering(ABC):
             self._resting
             and self._is_representative
             and self._rotation.idle_visits > 0
+            # Who was blocked has not heard yet that nobody is any more, and may have much to send.
+            and (token.blocked_by or None) == self.blocked_by
             and not must_unblock
             and not self._packer.may_send
         )
@@ -284,7 +288,7 @@ class Ordering(ABC):
         longest_s = settings.join_s
         if recovering is None:
             longest_s = settings.token_resend_s
-            if token.resting and self._successor(self._members) == self._members[0]:
+            if token.resting and not self._is_representative:
                 longest_s += settings.hold_s  # the representative may keep it
         self._pass_token(token, longest_s, now)
         for packets in visit.after:
@@ -334,7 +338,8 @@ class Ordering(ABC):
             self._pass_to_self(token, now)
             return
         packet = self._codec.token(token)
-        self._saved_token = (self._neighbours.address(successor), packet)
+        address = self._neighbours.address(successor)
+        self._saved_token = None if address is None else (address, packet)
         self._send_to(successor, packet)
         self._resend_s = self._rotation.resend_s(resend_longest_s)
         self._timers.start(Timer.TOKEN_RESEND, now + self._resend_s)

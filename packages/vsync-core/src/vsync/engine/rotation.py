@@ -14,7 +14,7 @@ from vsync.engine.flow import Flow
 from vsync.engine.log import Log
 from vsync.vocabulary import NodeId
 from vsync.wire.data import Packets
-from vsync.wire.token import REQUESTS_MAX, Token
+from vsync.wire.token import Token
 
 ROUND_GAIN: Final = 0.1
 """How fast the measured time of a round sinks; it rises at once."""
@@ -108,7 +108,7 @@ class Rotation:
         new: list[Packets] = []
         sent = 0
         first = token.seq
-        if self._flow.may_number(token, log.stable, log.held_packets):
+        if self._flow.may_number(token, log.stable, log.held_packets_to(token.seq)):
             while sent < room:
                 packets = next_frame(token.seq + 1, room - sent)
                 if not packets:
@@ -185,9 +185,10 @@ class Rotation:
         if self._log.aru >= self._seq_passed:
             return
         requests = token.requests
-        for seq, parts in self._log.missing(self._seq_passed, REQUESTS_MAX).items():
+        count_max = self._flow.requests_max
+        for seq, parts in self._log.missing(self._seq_passed, count_max).items():
             if seq in requests:
                 requests[seq] |= parts
-            elif len(requests) < REQUESTS_MAX:
+            elif len(requests) < count_max:
                 requests[seq] = parts
                 self._counters.add("frames_requested", 1)

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from random import Random
 from typing import Final
 
-from vsync.transport import Burst, Packet
+from vsync.transport import Arrival, Burst, Packet, Train
 from vsync.wire.header import FrameType
 
 TYPE_OFFSET: Final = 3
@@ -89,6 +89,32 @@ class Inbox:
         taken = [self.packets.popleft() for _ in range(min(most, len(self.packets)))]
         self.held_bytes -= sum(len(packet.data) + PACKET_OVERHEAD_BYTES for packet in taken)
         return taken
+
+    def take_joined(self, most: int) -> list[Packet | Arrival]:
+        """The oldest packets, those of one source and size in one piece, as a kernel gives them.
+
+        A shorter one may end a piece. What is in a piece is not looked at.
+        """
+        pieces: list[list[Packet]] = []
+        for packet in self.take(most):
+            piece = pieces[-1] if pieces else None
+            if (
+                piece is not None
+                and packet.source == piece[0].source
+                and len(packet.data) <= len(piece[0].data) == len(piece[-1].data)
+            ):
+                piece.append(packet)
+            else:
+                pieces.append([packet])
+        return [
+            piece[0]
+            if len(piece) == 1
+            else Arrival(
+                Train(b"".join([packet.data for packet in piece]), len(piece[0].data)),
+                piece[0].source,
+            )
+            for piece in pieces
+        ]
 
     def clear(self) -> None:
         """Lose all that waits: the host died."""

@@ -67,6 +67,9 @@ PARTS_MAX: Final = 64
 FRAME_BYTES_MAX: Final = 65_000
 """About what kernels take and give in one call; with headers and all, a frame is not longer."""
 
+CONTENT_BYTES_MAX: Final = 2**16
+"""No frame of anybody carries more, whatever the length of his packets."""
+
 PART = Struct(
     "ring" / RING,
     "seq" / Int64ub,  # the frame's place in the ring's total order
@@ -329,6 +332,7 @@ def read_part(packet: bytes | memoryview, network: int, known: RingId) -> Part |
         or seq == 0
         or part >= parts
         or parts > PARTS_MAX
+        or (len(packet) - PART_OVERHEAD_BYTES) * (parts - 1) > CONTENT_BYTES_MAX
     ):
         return None
     if known[0] == ring_seq and known[1] == representative:
@@ -343,10 +347,18 @@ def read_part(packet: bytes | memoryview, network: int, known: RingId) -> Part |
 def read_train(train: Train, network: int, known: RingId) -> Part | None:
     """Read a train of all parts of one frame; None if it does not look like that.
 
-    Whether all are what the first one says, the frame's checksum will tell.
+    A train may be of repeated parts of several frames. Whether all are what the first one and the
+    last one say, the frame's checksum will tell.
     """
-    first = read_part(train.view[: train.packet_bytes], network, known)
+    view, size = train.view, train.packet_bytes
+    first = read_part(view[:size], network, known)
     if first is None or first.part != 0 or first.parts != len(train):
+        return None
+    last = (first.parts - 1) * size
+    if (
+        view[last : last + _NUMBER_AT] != view[:_NUMBER_AT]
+        or view[last + _NUMBER_AT : last + PART_OVERHEAD_BYTES] != _NUMBERS[first.parts][-1]
+    ):
         return None
     return first._replace(packets=train)
 
@@ -356,7 +368,12 @@ def parse_part(header: Header, packet: bytes | memoryview) -> Part:
     if len(packet) <= PART_OVERHEAD_BYTES:
         raise MalformedPacket("truncated", "a part of a frame ends before its content")
     ring_seq, representative, seq, part, parts = PART_FAST.unpack_from(packet, HEADER_BYTES)
-    if seq == 0 or part >= parts or parts > PARTS_MAX:
+    if (
+        seq == 0
+        or part >= parts
+        or parts > PARTS_MAX
+        or (len(packet) - PART_OVERHEAD_BYTES) * (parts - 1) > CONTENT_BYTES_MAX
+    ):
         raise MalformedPacket("malformed", "a part of a frame has impossible fields")
     ring = RingId(ring_seq, NodeId(representative))
     return Part(
@@ -372,6 +389,8 @@ def parse_frame(part: Part, packets: Packets) -> Data | Recovered:
         checksum = crc32(memoryview(buffer)[start:], checksum)
     else:
         buffer, start = _content(packets), 0
+        if len(buffer) > CONTENT_BYTES_MAX:
+            raise MalformedPacket("malformed", f"a frame of {len(buffer)} bytes is too long")
         checksum = crc32(buffer, checksum)
     if checksum != part.checksum:
         raise MalformedPacket("checksum", "a frame was damaged on its way")

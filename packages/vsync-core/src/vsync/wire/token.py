@@ -12,7 +12,9 @@ from vsync.vocabulary import NodeId, RingId
 from vsync.wire.header import HEADER_BYTES, RING, Header
 
 REQUESTS_MAX: Final = 64
-"""Frames asked for at once: keeps a token within one packet of any network."""
+"""Frames asked for at once; fewer where packets are short, since a token is one packet."""
+
+REQUEST_BYTES: Final = 16
 
 TOKEN = Struct(
     "ring" / RING,
@@ -38,6 +40,8 @@ TOKEN = Struct(
 """The declaration of the body of a token packet; ``TOKEN_FAST`` is its twin."""
 
 TOKEN_FAST: Final = struct.Struct(">QIQQQIIIIBBH")
+TOKEN_BYTES_MIN: Final = HEADER_BYTES + TOKEN_FAST.size
+"""Of the packet, without requests."""
 _REQUESTS: Final = [struct.Struct(f">{2 * count}Q") for count in range(REQUESTS_MAX + 1)]
 SEQ_LIMIT: Final = 2**63
 """No ring counts that far; a token that claims it was made to break something."""
@@ -85,7 +89,7 @@ def build_token(token: Token) -> bytes:
 def parse_token(header: Header, packet: bytes | memoryview) -> Token:
     """Read a token packet whose header was checked. Raises MalformedPacket."""
     size = len(packet)
-    if size < HEADER_BYTES + TOKEN_FAST.size:
+    if size < TOKEN_BYTES_MIN:
         raise MalformedPacket("truncated", "a token ends within its fixed part")
     (
         ring_seq,
@@ -101,13 +105,13 @@ def parse_token(header: Header, packet: bytes | memoryview) -> Token:
         resting,
         count,
     ) = TOKEN_FAST.unpack_from(packet, HEADER_BYTES)
-    if count > REQUESTS_MAX or size != HEADER_BYTES + TOKEN_FAST.size + 16 * count:
+    if count > REQUESTS_MAX or size != TOKEN_BYTES_MIN + REQUEST_BYTES * count:
         raise MalformedPacket("malformed", f"a token claims {count} requests in {size} bytes")
     if seq > SEQ_LIMIT or token_seq > SEQ_LIMIT:
         raise MalformedPacket("malformed", "a token's numbers leave no room for the next")
     if aru > seq or recovering > 1 or resting > 1:
         raise MalformedPacket("malformed", f"a token has aru {aru} beyond seq {seq}, or no flag")
-    asked = _REQUESTS[count].unpack_from(packet, HEADER_BYTES + TOKEN_FAST.size)
+    asked = _REQUESTS[count].unpack_from(packet, TOKEN_BYTES_MIN)
     requests = dict(zip(asked[::2], asked[1::2], strict=True))
     if len(requests) < count or any(request > seq for request in requests):
         raise MalformedPacket("malformed", "a token asks twice, or beyond its own seq")
