@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from vsync.links import Links, LinkState, Manner, Mode, Path
-from vsync.transport import EVERYONE, Address, Burst, Packet
+from vsync.transport import EVERYONE, Address, Burst, Packet, Station
 from vsync.vocabulary import NodeId
 
 TOKEN = b"VS\x01\x00 the token"
@@ -22,7 +22,7 @@ class Networks:
         self.now = 1000.0
         self.manner = manner
         self.nodes = {
-            number: Links(NodeId(number), 1, manner=manner, now=self.now)
+            number: Links(Station(NodeId(number), 1, 0), manner=manner, now=self.now)
             for number in range(1, nodes + 1)
         }
         for node in self.nodes.values():
@@ -208,7 +208,7 @@ def test_a_node_that_is_gone_is_no_fault_of_a_link() -> None:
 
 def test_a_node_that_comes_is_no_fault_of_a_link() -> None:
     net = networks()
-    late = Links(NodeId(4), 9, manner=net.manner, now=net.now)
+    late = Links(Station(NodeId(4), 9, 0), manner=net.manner, now=net.now)
     late.add(1, net.now)
     late.add(2, net.now)
     net.nodes[4], net.seen[4] = late, []
@@ -233,7 +233,7 @@ def test_a_link_may_come_and_go() -> None:
 def test_a_node_whose_address_changes_is_found_again() -> None:
     net = networks()
     two = net.nodes[2]
-    again = Links(NodeId(2), 2, manner=net.manner, now=net.now)  # a later life
+    again = Links(Station(NodeId(2), 2, 0), manner=net.manner, now=net.now)  # a later life
     again.add(1, net.now)
     again.add(2, net.now)
     net.nodes[2] = again
@@ -245,7 +245,7 @@ def test_a_node_whose_address_changes_is_found_again() -> None:
 
 def test_hellos_of_others_are_counted_and_nothing_else() -> None:
     net = networks()
-    stranger = Links(NodeId(9), 1, network=7, manner=net.manner, now=net.now)
+    stranger = Links(Station(NodeId(9), 1, 7), manner=net.manner, now=net.now)
     stranger.add(1, net.now)
     stranger.handle_timeout(net.now)
     ((_, burst),) = stranger.take_hellos()

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 from pydantic import BaseModel
 
 from vsync.train import Train as Train
+from vsync.vocabulary import NodeId
 
 Address: TypeAlias = Hashable
 """Where a packet came from, and so where an answer goes. Opaque to all but its transport."""
@@ -57,6 +58,15 @@ class Burst(NamedTuple):
     packets: Sequence[bytes | memoryview]
 
 
+class Station(NamedTuple):
+    """Whom a transport serves: one life of one node, on the ring of one name."""
+
+    node: NodeId
+    life: int
+    network: int
+    """The number that stands for the ring's name on the wire."""
+
+
 class Transport(ABC):
     """One node's way to the others. Opened once, closed once, used by one thread.
 
@@ -71,6 +81,12 @@ class Transport(ABC):
     """The model of ``[transport.SCHEME]``; unknown keys are refused."""
 
     API: ClassVar[int] = TRANSPORT_API
+
+    def serve(self, station: Station) -> None:
+        """Learn whom to serve; called at most once, before ``open``.
+
+        Most have no use for it. A transport that is made of others passes it on to them.
+        """
 
     @abstractmethod
     def open(self) -> None:

@@ -38,6 +38,7 @@ from vsync.runtime.store import state_directory
 from vsync.settings import NodeSettings
 from vsync.settings_file import read_settings, services_of, transport_of
 from vsync.trace import TraceWriter
+from vsync.transport import Station, Transport
 from vsync.vocabulary import (
     Cause,
     Configuration,
@@ -49,6 +50,7 @@ from vsync.vocabulary import (
     Priority,
     SlowPolicy,
 )
+from vsync.wire import network_of
 
 SEND_QUEUE_BYTES: Final = 8 * 2**20
 """Bytes of one priority that may wait for a place in the order before ``send`` waits."""
@@ -104,8 +106,9 @@ class Node:
     def _make_driver(self, settings: NodeSettings, trace: Path | None) -> Driver:
         kind, transport_settings = transport_of(settings)
         make: Any = kind
-        transport = make(transport_settings, node=self.id)
+        transport: Transport = make(transport_settings, node=self.id)
         life = self._store.life
+        transport.serve(Station(self.id, life, network_of(settings.ring.name)))
         writer = None
         if trace is not None:
             writer = TraceWriter(trace, node=self.id, life=f"{life:x}")

@@ -22,7 +22,7 @@ from vsync.links.hello import (
 )
 from vsync.links.quality import Hearing, LinkState, Quality
 from vsync.train import Train
-from vsync.transport import EVERYONE, Address, Arrival, Burst, Packet
+from vsync.transport import EVERYONE, Address, Arrival, Burst, Packet, Station
 from vsync.vocabulary import NodeId
 from vsync.wire.header import IN_PARTS
 
@@ -76,16 +76,12 @@ class Links:
 
     def __init__(
         self,
-        node: NodeId,
-        life: int,
+        station: Station,
         *,
-        network: int = 0,
         manner: Manner,
         now: float,
     ) -> None:
-        self._node = node
-        self._life = life
-        self._network = network
+        self._node, self._life, self._network = station
         self._manner = manner
         self.links: dict[int, Quality] = {}
         self._nodes_of: dict[Path, NodeId] = {}

@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from vsync.errors import TransportFailed
 from vsync.hookspecs import hookimpl
 from vsync.settings import Strict
-from vsync.transport import Address, Burst, Packet, Transport
+from vsync.transport import Address, Burst, Packet, Station, Transport
 from vsync.transports.inner import check_settings, make_inner, told
 from vsync.transports.timer import Timer
 from vsync.vocabulary import NodeId
@@ -120,6 +120,10 @@ class TransportFault(Transport):
         self._duplicated = 0
         self._delayed = 0
         self._cut = 0
+
+    def serve(self, station: Station) -> None:
+        """Pass it on to the inner transport."""
+        self._inner.serve(station)
 
     def open(self) -> None:
         """Open the inner transport, and a timer for what is delayed."""

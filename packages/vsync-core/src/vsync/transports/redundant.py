@@ -18,7 +18,7 @@ from vsync.hookspecs import hookimpl
 from vsync.links import Links, Manner, Mode
 from vsync.links.hello import LINKS_MAX
 from vsync.settings import Strict
-from vsync.transport import Arrival, Burst, Packet, Transport, flat
+from vsync.transport import Arrival, Burst, Packet, Station, Transport, flat
 from vsync.transports.inner import check_settings, make_inner
 from vsync.transports.timer import Timer
 from vsync.vocabulary import NodeId
@@ -107,9 +107,9 @@ class TransportRedundant(Transport):
         self._settings = settings
         self._node = node
         self._clock = clock
-        manner = settings.model_dump(include=set(Manner.__annotations__))
-        # A life later than any before: hellos of a former one do not count.
-        self._links = Links(node, time.time_ns(), manner=Manner(**manner), now=clock())
+        self._manner = Manner(**settings.model_dump(include=set(Manner.__annotations__)))
+        self._station = Station(node, life=0, network=0)
+        self._links = Links(self._station, manner=self._manner, now=clock())
         self._wanted = numbered(settings.links)
         self._open: dict[int, Transport] = {}
         self._link_of: dict[int, int] = {}
@@ -121,6 +121,11 @@ class TransportRedundant(Transport):
         """Why a link is not open."""
         self._packet_bytes_max = 0
         self._receive_buffer_bytes = 0
+
+    def serve(self, station: Station) -> None:
+        """Say hello as that life of the node, to those of its ring; pass it on to the links."""
+        self._station = station
+        self._links = Links(station, manner=self._manner, now=self._clock())
 
     # --- opening and closing --------------------------------------------------------------------
 
@@ -165,6 +170,7 @@ class TransportRedundant(Transport):
     def _try_to_open(self, number: int) -> None:
         wanted = self._wanted[number]
         inner = make_inner(wanted.transport, wanted.settings, self._node)
+        inner.serve(self._station)
         try:
             inner.open()
             if self._packet_bytes_max and inner.packet_bytes_max < self._packet_bytes_max:
