@@ -37,7 +37,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 import pytest
 from pydantic import ValidationError
@@ -83,6 +83,9 @@ def address_of(sender: Transport, seen_by: Transport) -> Address:
 class TransportContract:
     """Inherit, and override ``make_transport``."""
 
+    COPIES: ClassVar[bool] = False
+    """Whether data that is sent once may come several times, as over several networks at once."""
+
     @pytest.fixture
     def make_transport(self) -> MakeTransport:
         """Give the function that makes transports which hear each other. Override it."""
@@ -96,7 +99,20 @@ class TransportContract:
             for transport in opened:
                 stack.enter_context(closing(transport))
                 transport.open()
+            for transport in opened:
+                if select.select(transport.descriptors(), [], [], 0)[0]:
+                    transport.receive()  # what transports say to each other, and to nobody else
             yield opened
+
+    def expect(self, receiver: Transport, packets: Sequence[bytes]) -> None:
+        """See that *packets* arrive, and nothing but them."""
+        received = Counter(data_of(receive_within(receiver, len(packets))))
+        if self.COPIES:
+            received += Counter(data_of(receive_within(receiver, 7 * len(packets), 2 * SILENCE_S)))
+            assert set(received) == set(packets)
+            assert received >= Counter(packets)
+        else:
+            assert received == Counter(packets)
 
     def test_its_name_loads_it(self, make_transport: MakeTransport) -> None:
         made = type(make_transport(NodeId(1)))
@@ -185,7 +201,7 @@ class TransportContract:
         packets = [bytes([number % 256]) * size for number, size in enumerate(sizes)]
         three[0].send(Burst(EVERYONE, packets))
         for other in three[1:]:
-            assert Counter(data_of(receive_within(other, len(packets)))) == Counter(packets)
+            self.expect(other, packets)
 
     def test_a_burst_of_largest_packets_arrives_as_the_packets_it_had(
         self, three: list[Transport]
@@ -193,7 +209,7 @@ class TransportContract:
         size = three[0].packet_bytes_max
         packets = [bytes([number]) * size for number in range(60)]
         three[0].send(Burst(EVERYONE, packets))
-        assert Counter(data_of(receive_within(three[1], 60))) == Counter(packets)
+        self.expect(three[1], packets)
 
     def test_a_burst_to_an_address_arrives_as_the_packets_it_had(
         self, three: list[Transport]
@@ -201,7 +217,7 @@ class TransportContract:
         address = address_of(three[1], seen_by=three[0])
         packets = [bytes([number]) * 600 for number in range(20)]
         three[0].send(Burst(address, packets))
-        assert Counter(data_of(receive_within(three[1], 20))) == Counter(packets)
+        self.expect(three[1], packets)
 
     def test_packets_may_be_views_of_a_larger_buffer(self, three: list[Transport]) -> None:
         buffer = memoryview(bytes(number % 251 for number in range(4000)))

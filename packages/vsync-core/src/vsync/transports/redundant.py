@@ -80,7 +80,7 @@ class RedundantSettings(Strict):
                 f"two to {LINKS_MAX} links are needed, each a [[transport.redundant.links]]; "
                 f"there are {len(links)}"
             )
-        numbers = list(numbered(links))
+        numbers = [link.number or place for place, link in enumerate(links, 1)]
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"every link needs a number of its own; given are {numbers}")
         return links
