@@ -18,6 +18,9 @@ T = TypeVar("T")
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 
+SECOND = "second0"
+"""The second bridge; the first is ``br0``."""
+
 FORWARDED_WITHIN_S = 10.0
 """How long a new link may take on a busy machine."""
 
@@ -67,12 +70,23 @@ class Host:
         self.add_addresses()
         self._wait_until_forwarded()
 
-    def _wait_until_forwarded(self) -> None:
+    def plug_in_second(self) -> None:
+        """Make ``eth1`` on the second bridge, with the address 10.78.0.NUMBER."""
+        port = f"second{self.number}"
+        peer = ("peer", "name", port, "netns", self._ethernet.name)
+        run("ip", "-n", self.name, "link", "add", "eth1", "type", "veth", *peer)
+        run("ip", "-n", self._ethernet.name, "link", "set", port, "master", SECOND, "up")
+        self.ip("link", "set", "eth1", "up")
+        self.ip("addr", "add", f"10.78.0.{self.number}/24", "dev", "eth1")
+        self._wait_until_forwarded(port)
+
+    def _wait_until_forwarded(self, port: str = "") -> None:
         """Until the bridge passes packets on: the kernel notices a new link a little later."""
-        show = ("bridge", "-n", self._ethernet.name, "link", "show", "dev", self.port)
+        port = port or self.port
+        show = ("bridge", "-n", self._ethernet.name, "link", "show", "dev", port)
         deadline = time.monotonic() + FORWARDED_WITHIN_S
         while "state forwarding" not in output_of(*show):
-            assert time.monotonic() < deadline, f"the bridge never forwarded for {self.port}"
+            assert time.monotonic() < deadline, f"the bridge never forwarded for {port}"
             time.sleep(0.01)
 
     def unplug(self) -> None:
@@ -108,10 +122,19 @@ class Ethernet:
 
     def __enter__(self) -> Self:
         run("ip", "netns", "add", self.name)
-        bridge = ("type", "bridge", "mcast_snooping", "0", "forward_delay", "0")
-        run("ip", "-n", self.name, "link", "add", "br0", *bridge)
-        run("ip", "-n", self.name, "link", "set", "br0", "up")
+        self.add_bridge("br0")
         return self
+
+    def add_bridge(self, name: str) -> None:
+        bridge = ("type", "bridge", "mcast_snooping", "0", "forward_delay", "0")
+        self.ip("link", "add", name, *bridge)
+        self.ip("link", "set", name, "up")
+
+    def add_second(self) -> None:
+        """Connect all hosts that there are by a second bridge, too."""
+        self.add_bridge(SECOND)
+        for host in self.hosts:
+            host.plug_in_second()
 
     def __exit__(
         self,

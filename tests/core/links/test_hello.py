@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from vsync.errors import MalformedPacket
 from vsync.links import Hello, build_hello, is_hello, parse_hello
-from vsync.links.hello import HELLO, HELLO_BYTES_MAX, LINKS_MAX, Heard
+from vsync.links.hello import HEARD_MAX, HELLO, HELLO_BYTES_MAX, LINKS_MAX, Heard
 from vsync.vocabulary import NodeId
 
 uint8, uint32, uint64 = (st.integers(0, 2**bits - 1) for bits in (8, 32, 64))
@@ -19,8 +19,7 @@ hellos = st.builds(
     life=uint64,
     counter=uint64,
     sent_us=uint64,
-    used=uint8,
-    heard=st.dictionaries(node_ids, st.builds(Heard, uint8, uint64, uint32), max_size=255),
+    heard=st.dictionaries(node_ids, st.builds(Heard, uint8, uint64, uint32), max_size=HEARD_MAX),
 )
 
 
@@ -32,7 +31,14 @@ def test_a_hello_comes_back_and_is_as_declared(hello: Hello) -> None:
     declared = HELLO.parse(packet)
     assert parse_hello(packet) == hello
     assert {entry.node for entry in declared.heard} == set(hello.heard)
-    assert (declared.link, declared.node, declared.used) == (hello.link, hello.node, hello.used)
+    assert (declared.link, declared.node) == (hello.link, hello.node)
+
+
+@given(hellos, st.integers(0, 2000))
+def test_a_hello_may_be_made_longer(hello: Hello, size: int) -> None:
+    packet = build_hello(hello, size)
+    assert len(packet) == max(size, len(build_hello(hello)))
+    assert parse_hello(packet) == hello
 
 
 @given(hellos, st.data())
@@ -43,7 +49,7 @@ def test_a_hello_that_was_damaged_is_refused(hello: Hello, data: st.DataObject) 
     if place == 3:  # the link's number is not summed up, but compared with the link it came on
         return
     with pytest.raises(MalformedPacket):
-        parse_hello(packet)
+        parse_hello(bytes(packet))
 
 
 @given(hellos, st.data())

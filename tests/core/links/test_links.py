@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from vsync.links import Links, LinkState, Manner, Mode, Path
+from vsync.links import Links, LinkState, Manner, Mode, Path, is_hello
+from vsync.links.hello import HEARD_MAX
 from vsync.transport import EVERYONE, Address, Burst, Packet, Station
 from vsync.vocabulary import NodeId
 
@@ -30,8 +31,19 @@ class Networks:
                 node.add(link, self.now)
         self.lossy: Lossy = lambda link, sender, receiver: False
         self.seen: dict[int, list[bytes]] = {number: [] for number in self.nodes}
+        self.count = 0
+        self.carrying = ""
+        self.carrying_bytes = 0
+
+    def look(self) -> None:
+        for number, links in self.nodes.items():
+            links.look(self.now)
+            for link, burst in links.take_hellos():
+                self.carry(number, link, burst)
 
     def carry(self, sender: int, number: int, burst: Burst) -> None:
+        self.carrying = "hello" if is_hello(burst.packets[0]) else "ring"
+        self.carrying_bytes = len(burst.packets[0])
         for receiver, links in self.nodes.items():
             wanted = burst.destination in (EVERYONE, at(receiver, number))
             if receiver == sender or not wanted or number not in links.links:
@@ -135,7 +147,7 @@ def test_a_link_that_is_cut_is_left_and_named(mode: Mode) -> None:
     assert net.state(1, 2) is LinkState.FAULTY
     assert net.state(1, 1) is LinkState.GOOD
     assert net.send(1, DATA) == [1]
-    assert net.send(1, TOKEN, to=2) == [1]
+    assert net.send(1, TOKEN, to=2) == [1, 2]  # it is small, and the other link may break, too
     (news,) = net.nodes[1].take_news()
     assert news == "link 2 is faulty: nodes 2, 3 are not heard on it, but on another link"
 
@@ -195,7 +207,65 @@ def test_where_no_link_is_good_all_are_used() -> None:
     net.lossy = lambda link, sender, receiver: (link, receiver) in ((1, 2), (2, 3))
     net.run(0.6)
     assert net.state(1, 1) is net.state(1, 2) is LinkState.FAULTY
-    assert net.send(1, TOKEN) == [1, 2]
+    assert net.send(1, DATA) == [1, 2]
+
+
+def test_under_load_a_link_that_is_cut_is_left_within_30_ms(mode: Mode) -> None:
+    net = networks(mode)
+    net.lossy = lambda link, sender, receiver: link == 2
+    began = net.now
+    while LinkState.GOOD in {net.state(node, 2) for node in net.nodes}:
+        for sender, receiver in ((1, 2), (2, 3), (3, 1)):
+            net.send(sender, b"VS\x01\x00 token %d" % net.count, to=receiver)
+            net.send(sender, b"VS\x01\x03 to all %d" % net.count)
+            net.count += 1
+        net.now += 0.001
+        net.look()
+    assert net.now - began <= 0.03
+
+
+def test_a_link_that_loses_tokens_is_left_though_its_hellos_come() -> None:
+    net = networks()
+    net.lossy = lambda link, sender, receiver: (
+        (link, sender) == (2, 1) and net.carrying != "hello" and net.count % 3 == 0
+    )
+    for _ in range(100):
+        for _ in range(5):
+            net.send(1, b"VS\x01\x00 token %d" % net.count, to=2)
+            net.count += 1
+        net.run(0.01)
+    assert net.state(2, 2) is LinkState.FAULTY
+    assert "of what comes from node 1" in net.nodes[2].take_news()[0]
+    assert net.state(1, 2) is LinkState.FAULTY
+    assert "node 2 is not reached on it, or badly" in net.nodes[1].take_news()[0]
+
+
+def test_who_was_stopped_himself_blames_no_link() -> None:
+    net = networks()
+    for _ in range(3):
+        before = net.nodes.pop(3)
+        net.run(0.25)  # the hellos of this time are lost, since nobody took them
+        net.nodes[3] = before
+        net.run(0.5)
+    assert net.state(3, 1) is net.state(3, 2) is LinkState.GOOD
+    assert before.links[1].loss == before.links[2].loss == 0
+
+
+def test_now_and_then_a_hello_is_as_long_as_a_packet_may_be() -> None:
+    net = networks()
+    net.nodes[1].packet_bytes_max = 1472
+    net.lossy = lambda link, sender, receiver: link == 2 and net.carrying_bytes > 1000
+    net.run(6)
+    assert net.state(2, 2) is LinkState.FAULTY
+    assert net.state(2, 1) is LinkState.GOOD
+
+
+def test_a_ring_of_more_nodes_than_a_hello_tells_of_has_good_links() -> None:
+    net = networks(nodes=HEARD_MAX + 3)
+    net.run(1)
+    states = {links.links[link].state for links in net.nodes.values() for link in (1, 2)}
+    assert states == {LinkState.GOOD}
+    assert all(links.take_news() == [] for links in net.nodes.values())
 
 
 def test_a_node_that_is_gone_is_no_fault_of_a_link() -> None:

@@ -85,8 +85,9 @@ class Transport(ABC):
     def serve(self, station: Station) -> None:
         """Learn whom to serve; called at most once, before ``open``.
 
-        Most have no use for it. A transport that is made of others passes it on to them.
+        A transport that is made of others passes it on to them.
         """
+        del station  # most have no use for it
 
     @abstractmethod
     def open(self) -> None:

@@ -1,9 +1,11 @@
-"""Links: what goes on which link, and what came twice.
+"""Links: what goes on which link, what came twice, and which link is to be relied on.
 
 As the Totem Redundant Ring Protocol (Koch, Moser, Melliar-Smith, ICDCS 2002), with two changes.
-Everything but data goes on *all* good links in every mode: tokens are few and small, and one that
-does not depend on a single link needs no timer. And a link's faults are not guessed from counts of
-tokens: nodes say hello on each link and tell whom they hear, so both directions are known.
+Everything but data goes on *all* links in every mode, good or not: tokens are few and small, and
+one that does not depend on a single link needs no timer. And nodes say hello on each link and tell
+whom they hear well on it, so both directions are known, also of a ring at rest. Under load the
+copies of tokens tell it sooner: what came on one link and not on another, as the paper's problem
+counters do.
 """
 
 from collections import OrderedDict
@@ -13,14 +15,8 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from vsync.errors import MalformedPacket
-from vsync.links.hello import (
-    Heard,
-    Hello,
-    build_hello,
-    is_hello,
-    parse_hello,
-)
-from vsync.links.quality import Hearing, LinkState, Quality
+from vsync.links.hello import HEARD_MAX, Heard, Hello, build_hello, is_hello, parse_hello
+from vsync.links.quality import Hearing, LinkState, Peer, Quality
 from vsync.train import Train
 from vsync.transport import EVERYONE, Address, Arrival, Burst, Packet, Station
 from vsync.vocabulary import NodeId
@@ -35,8 +31,15 @@ COPIES_KEPT: Final = 512
 NODES_MAX: Final = 255
 """Other nodes that are followed; of more, hellos are ignored."""
 
-HELLOS_MISSED: Final = 3
-"""A node is not heard any more after so many intervals without its hello."""
+HELLOS_MISSED: Final = 3.5
+"""After so many intervals without its hello a node is not heard any more."""
+
+ELSEWHERE_MAX: Final = 8
+SILENT_MIN_S: Final = 0.02
+"""Nor is it after so many packets that came on other links only, and so much time."""
+
+LONG_EVERY: Final = 5
+"""Every so many hellos one is as long as a packet may be, to see that such packets pass."""
 
 RELAPSE_S: Final = 10.0
 """A link that becomes faulty again within this time has to wait longer the next time."""
@@ -54,7 +57,7 @@ class Mode(StrEnum):
 
 
 class Path(NamedTuple):
-    """Where a packet came from: the address that one link gave it."""
+    """Where a packet came from: the address that a link gave it; or, on link 0, the node."""
 
     link: int
     address: Address
@@ -72,26 +75,26 @@ class Manner:
 
 
 class Links:
-    """All links of one node. *now* is seconds of one monotonic clock, in every method."""
+    """All links of one node. *now* is seconds of one monotonic clock, in every method.
 
-    def __init__(
-        self,
-        station: Station,
-        *,
-        manner: Manner,
-        now: float,
-    ) -> None:
-        self._node, self._life, self._network = station
+    *packet_bytes_max* is how long the ring's packets may be; set it before the first hello.
+    """
+
+    def __init__(self, station: Station, *, manner: Manner, now: float) -> None:
+        self._station = station
         self._manner = manner
+        self.packet_bytes_max = 0
         self.links: dict[int, Quality] = {}
-        self._nodes_of: dict[Path, NodeId] = {}
-        """Who was heard at an address."""
-        self._reaches: dict[NodeId, tuple[float, int, int]] = {}
-        """What each node said last: when, on which links it hears us, which it uses."""
+        self._peers: dict[NodeId, Peer] = {}
+        self._nodes_of: dict[tuple[int, Address], NodeId] = {}
+        """Who was heard on a link, at an address."""
         self._turn = 0
+        self._hellos = 0
         self._copies: OrderedDict[bytes, dict[int, int]] = OrderedDict()
         self._outgoing: list[tuple[int, Burst]] = []
         self._hello_at = now
+        self._doubted_until = now
+        """Gaps in hellos are not trusted before: we were stopped ourselves."""
         self._news: list[str] = []
         self.counters: dict[str, int] = {}
 
@@ -104,31 +107,27 @@ class Links:
     def remove(self, number: int) -> None:
         """There is no such link any more."""
         del self.links[number]
-        self._nodes_of = {
-            path: node for path, node in self._nodes_of.items() if path.link != number
-        }
+        self._nodes_of = {at: node for at, node in self._nodes_of.items() if at[0] != number}
+
+    def use(self, manner: Manner) -> None:
+        """Use the links in another manner from now on."""
+        self._manner = manner
 
     # --- sending --------------------------------------------------------------------------------
 
     def send(self, burst: Burst) -> list[tuple[int, Burst]]:
         """Which links *burst* goes on, and as what."""
-        links = self._usable()
-        if not links:
-            return []
+        links = list(self.links.values())
         if _is_data(burst.packets):
-            links = self._share(links)
+            links = self._share([link for link in links if link.state is not LinkState.FAULTY])
         if burst.destination is EVERYONE:
             return [(link.number, burst) for link in links]
         return self._to_one(burst, links)
 
-    def _usable(self) -> list[Quality]:
-        """All good links; if there are none, all, since there is nothing to lose."""
-        links = list(self.links.values())
-        good = [link for link in links if link.state is not LinkState.FAULTY]
-        return good or links
-
     def _share(self, links: list[Quality]) -> list[Quality]:
-        """Those of *links* that carry the next burst of data."""
+        """Those of the good *links* that carry the next burst of data; if there are none, all."""
+        if not links:
+            return list(self.links.values())
         match self._manner.mode:
             case Mode.ACTIVE:
                 return links
@@ -146,34 +145,54 @@ class Links:
     def _to_one(self, burst: Burst, links: list[Quality]) -> list[tuple[int, Burst]]:
         path = burst.destination
         assert isinstance(path, Path)
-        node = self._nodes_of.get(path)
-        sent = []
-        if node is not None:
-            for link in links:
-                hearing = link.hearing.get(node)
-                if hearing is not None:
-                    sent.append((link.number, Burst(hearing.address, burst.packets)))
-        if not sent and path.link in self.links:  # it has not said hello yet
-            sent.append((path.link, Burst(path.address, burst.packets)))
-        return sent
+        if path.link:  # it had not said hello when it was heard
+            node = self._nodes_of.get(path)
+            if node is None:
+                known = path.link in self.links
+                return [(path.link, Burst(path.address, burst.packets))] if known else []
+        else:
+            assert isinstance(path.address, int)
+            node = NodeId(path.address)
+        return [
+            (link.number, Burst(hearing.address, burst.packets))
+            for link in links
+            if (hearing := link.hearing.get(node)) is not None
+        ]
 
     # --- receiving ------------------------------------------------------------------------------
 
     def arrived(
         self, number: int, arrivals: Sequence[Packet | Arrival], now: float
     ) -> list[Packet | Arrival]:
-        """What of that which came on a link the ring is to see."""
+        """What of that which came on a link the ring is to see.
+
+        Call ``look`` when all links have given what they had.
+        """
+        self._notice_pause(now)
         seen: list[Packet | Arrival] = []
+        link = self.links[number]
         for arrival in arrivals:
-            data = arrival.data
-            if not isinstance(data, Train):
-                if is_hello(data):
-                    self._hear(number, data, arrival.source, now)
-                    continue
-                if not _is_part(data) and not self._is_first(number, bytes(data)):
+            data, source = arrival
+            packet = None if isinstance(data, Train) else data
+            if packet is not None and is_hello(packet):
+                self._hear(link, packet, source, now)
+                continue
+            node = self._nodes_of.get((number, source))
+            hearing = None if node is None else link.hearing.get(node)
+            if hearing is not None:
+                hearing.heard_at = now
+                hearing.elsewhere = 0
+            if packet is not None and not _is_part(packet):
+                first = self._is_first(number, bytes(packet))
+                if hearing is not None:
+                    hearing.came += 1
+                    if first:
+                        self._count_elsewhere(NodeId(node or 0), link)
+                if not first:
                     self._count("copies_dropped")
                     continue
-            seen.append(arrival._replace(source=Path(number, arrival.source)))
+            path = Path(number, source) if node is None else Path(0, node)
+            seen.append(arrival._replace(source=path))
         return seen
 
     def _is_first(self, number: int, packet: bytes) -> bool:
@@ -187,44 +206,67 @@ class Links:
         counts[number] = counts.get(number, 0) + 1
         return counts[number] > most
 
-    def _hear(self, number: int, packet: bytes | memoryview, source: Address, now: float) -> None:
+    def _count_elsewhere(self, node: NodeId, link: Quality) -> None:
+        self._peers[node].sent += 1
+        for other in self.links.values():
+            if other is not link and (hearing := other.hearing.get(node)) is not None:
+                hearing.elsewhere += 1
+
+    def _hear(self, link: Quality, packet: bytes | memoryview, source: Address, now: float) -> None:
         try:
             hello = parse_hello(packet)
         except MalformedPacket as error:
             self._count(f"hellos_dropped_{error.reason}")
             return
-        if hello.network != self._network:
+        if hello.network != self._station.network:
             self._count("hellos_dropped_other_ring")
             return
-        if hello.node == self._node:
-            return
-        if hello.link != number:
+        if hello.node == self._station.node:
+            return  # our own, or of one who has our number: the ring sees to that
+        if hello.link != link.number:
             self._count("hellos_on_another_link")
             return
-        link = self.links[number]
-        hearing = link.hearing.get(hello.node)
-        if hearing is None or hearing.life != hello.life:
-            if hearing is None and len(link.hearing) >= NODES_MAX:
+        peer = self._peers.get(hello.node)
+        if peer is not None and hello.life < peer.life:
+            self._count("hellos_dropped_old_life")
+            return
+        if peer is None or peer.life != hello.life:
+            if peer is None and len(self._peers) >= NODES_MAX:
                 self._count("hellos_dropped_too_many")
                 return
-            hearing = Hearing(source, hello.life, hello.counter, now)
-            link.hearing[hello.node] = hearing
+            self._forget_node(hello.node)
+            peer = self._peers[hello.node] = Peer(hello.life)
+        hearing = link.hearing.get(hello.node)
+        if hearing is None:
+            hearing = link.hearing[hello.node] = Hearing(source, hello.counter - 1, now)
         elif hello.counter <= hearing.counter:
-            self._count("hellos_dropped_repeated")
-            return
-        else:
-            hearing.count(1, hello.counter - hearing.counter - 1)
+            return  # it was overtaken by a later one
+        hearing.count_hello(hello.counter, trusted=now >= self._doubted_until)
         if hearing.address != source:
-            self._nodes_of.pop(Path(number, hearing.address), None)
-        hearing.address, hearing.counter = source, hello.counter
-        hearing.heard_at, hearing.echo_us = now, hello.sent_us
-        self._nodes_of[Path(number, source)] = hello.node
-        ours = hello.heard.get(self._node)
-        self._reaches[hello.node] = (now, 0 if ours is None else ours.links, hello.used)
-        if ours is not None and ours.echo_us:
+            self._nodes_of.pop((link.number, hearing.address), None)
+            hearing.address = source
+        self._nodes_of[link.number, source] = hello.node
+        hearing.heard_at = hearing.echo_at = now
+        hearing.elsewhere = 0
+        hearing.echo_us = hello.sent_us
+        ours = hello.heard.get(self._station.node)
+        if ours is not None:
+            peer.reached = ours.links
             round_us = _us(now) - ours.echo_us - ours.held_us
-            if round_us > 0:
+            if ours.echo_us and round_us > 0:
                 hearing.measure(round_us / 1e6)
+        elif len(hello.heard) < HEARD_MAX:
+            peer.reached = 0
+
+    def look(self, now: float) -> None:
+        """See whether a link has fallen silent under load; call it after ``arrived``."""
+        for link in self.links.values():
+            if link.state is LinkState.GOOD and any(
+                hearing.elsewhere > ELSEWHERE_MAX and self._is_silent(hearing, now)
+                for hearing in link.hearing.values()
+            ):
+                self._say_hello(now)
+                return
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -236,35 +278,48 @@ class Links:
         """Look at all links, and say hello on each."""
         if now < self._hello_at:
             return
+        self._notice_pause(now)
         self._hello_at = max(self._hello_at + self._manner.hello_s, now)
+        for node, peer in self._peers.items():
+            for link in self.links.values():
+                hearing = link.hearing.get(node)
+                if hearing is not None:
+                    hearing.count_copies(peer.sent)
+            peer.sent = 0
+        self._say_hello(now)
+
+    def _notice_pause(self, now: float) -> None:
+        if now >= self._hello_at + self._manner.hello_s:
+            self._doubted_until = now + 2 * self._manner.hello_s
+
+    def _say_hello(self, now: float) -> None:
+        """Judge the links, and tell the others."""
         self._forget(now)
-        self._judge(now)
-        used = sum(link.mask for link in self._usable())
         heard_on = self._heard_on(now)
+        self._judge(heard_on, now)
+        self._hellos += 1
+        nodes = sorted(heard_on)
+        if len(nodes) > HEARD_MAX:  # tell of all of them in turn
+            first = self._hellos * HEARD_MAX % len(nodes)
+            nodes = [*nodes[first:], *nodes[:first]][:HEARD_MAX]
         for link in self.links.values():
             link.counter += 1
-            heard = {
-                node: Heard(
-                    mask,
-                    *(
-                        (hearing.echo_us, _us(now - hearing.heard_at))
-                        if (hearing := link.hearing.get(node)) is not None
-                        else (0, 0)
-                    ),
-                )
-                for node, mask in heard_on.items()
-            }
+            heard = {}
+            for node in nodes:
+                hearing = link.hearing.get(node)
+                echo = (0, 0) if hearing is None else (hearing.echo_us, _us(now - hearing.echo_at))
+                heard[node] = Heard(heard_on[node], *echo)
             hello = Hello(
                 link=link.number,
-                network=self._network,
-                node=self._node,
-                life=self._life,
+                network=self._station.network,
+                node=self._station.node,
+                life=self._station.life,
                 counter=link.counter,
                 sent_us=_us(now),
-                used=used,
                 heard=heard,
             )
-            self._outgoing.append((link.number, Burst(EVERYONE, [build_hello(hello)])))
+            size = self.packet_bytes_max if self._hellos % LONG_EVERY == 0 else 0
+            self._outgoing.append((link.number, Burst(EVERYONE, [build_hello(hello, size)])))
 
     def take_hellos(self) -> list[tuple[int, Burst]]:
         """What is to be sent of our own, and on which link."""
@@ -276,36 +331,55 @@ class Links:
         news, self._news = self._news, []
         return news
 
-    @property
-    def _silence_s(self) -> float:
-        return self._manner.hello_s * (HELLOS_MISSED + 0.5)
+    # --- how links are --------------------------------------------------------------------------
+
+    def _is_silent(self, hearing: Hearing, now: float) -> bool:
+        silent_s = now - hearing.heard_at
+        return silent_s > self._manner.hello_s * HELLOS_MISSED or (
+            hearing.elsewhere > ELSEWHERE_MAX and silent_s > SILENT_MIN_S
+        )
 
     def _heard_on(self, now: float) -> dict[NodeId, int]:
-        """On which links each node is heard."""
-        since = now - self._silence_s
+        """On which links each node is heard well; nodes that are heard on any."""
         masks: dict[NodeId, int] = {}
         for link in self.links.values():
-            for node, hearing in link.hearing.items():
-                if hearing.heard_at >= since:
-                    masks[NodeId(node)] = masks.get(NodeId(node), 0) | link.mask
+            limit = self._loss_limit(link)
+            for number, hearing in link.hearing.items():
+                if not self._is_silent(hearing, now):
+                    node = NodeId(number)
+                    well = link.mask if hearing.loss <= limit else 0
+                    masks[node] = masks.get(node, 0) | well
         return masks
+
+    def _loss_limit(self, link: Quality) -> float:
+        # A link that is faulty has to be clearly better before it is good.
+        return self._manner.loss_max / (2 if link.state is LinkState.FAULTY else 1)
 
     def _forget(self, now: float) -> None:
         """Nodes that are silent on all links are gone, and say nothing about a link."""
-        present = self._heard_on(now)
-        for link in self.links.values():
-            for node in [node for node in link.hearing if node not in present]:
-                self._nodes_of.pop(Path(link.number, link.hearing.pop(node).address), None)
-        self._reaches = {node: said for node, said in self._reaches.items() if node in present}
+        present = {
+            number
+            for link in self.links.values()
+            for number, hearing in link.hearing.items()
+            if now - hearing.heard_at <= self._manner.hello_s * HELLOS_MISSED
+        }
+        for node in [node for node in self._peers if node not in present]:
+            self._forget_node(node)
+            del self._peers[node]
 
-    def _judge(self, now: float) -> None:
+    def _forget_node(self, node: NodeId) -> None:
+        for link in self.links.values():
+            hearing = link.hearing.pop(node, None)
+            if hearing is not None:
+                self._nodes_of.pop((link.number, hearing.address), None)
+
+    def _judge(self, heard_on: dict[NodeId, int], now: float) -> None:
         """Say of each link whether it is good."""
-        heard_on = self._heard_on(now)
         for link in self.links.values():
             if not heard_on:
                 self._become(link, LinkState.IDLE, "", now)
                 continue
-            fault = self._fault(link, heard_on)
+            fault = self._fault(link, heard_on, now)
             if fault:
                 link.well_since = None
                 self._become(link, LinkState.FAULTY, fault, now)
@@ -316,25 +390,30 @@ class Links:
             elif now - link.well_since >= link.patience_s:
                 self._become(link, LinkState.GOOD, "", now)
 
-    def _fault(self, link: Quality, heard_on: dict[NodeId, int]) -> str:
+    def _fault(self, link: Quality, heard_on: dict[NodeId, int], now: float) -> str:
         """What is wrong with *link*, as a sentence; empty if nothing is."""
-        deaf = [node for node, mask in heard_on.items() if not mask & link.mask]
+        deaf = []
+        lost = {}
+        for node, mask in heard_on.items():
+            if mask & link.mask:
+                continue
+            hearing = link.hearing.get(node)
+            if hearing is None or self._is_silent(hearing, now):
+                deaf.append(node)
+            else:
+                lost[node] = hearing.loss
         if deaf:
             return f"{_named(deaf)} not heard on it, but on another link"
+        if lost:
+            worst = max(lost, key=lost.__getitem__)
+            return f"it loses {lost[worst]:.0%} of what comes from node {worst}"
         # Who hears us on no link has just come, or is cut off altogether.
         mute = [
             node
             for node in heard_on
-            if (reached := self._reaches[node][1]) and not reached & link.mask
+            if (reached := self._peers[node].reached) and not reached & link.mask
         ]
-        if mute:
-            return f"{_named(mute)} not reached on it"
-        loss = link.loss
-        # A link that is faulty has to be clearly better before it is good.
-        limit = self._manner.loss_max / (2 if link.state is LinkState.FAULTY else 1)
-        if loss > limit:
-            return f"it loses {loss:.0%} of its packets"
-        return ""
+        return f"{_named(mute)} not reached on it, or badly" if mute else ""
 
     def _become(self, link: Quality, state: LinkState, reason: str, now: float) -> None:
         link.reason = reason

@@ -1,4 +1,4 @@
-"""Quality: how one link is to one other node, and what follows for the link."""
+"""Quality: how other nodes are heard on one link, and what follows for the link."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -6,14 +6,20 @@ from typing import Final
 
 from vsync.transport import Address
 
-LOSS_GAIN: Final = 1 / 64
-"""What one packet changes in the measured loss."""
+HELLO_LOSS_GAIN: Final = 1 / 64
+"""What one hello changes in the measured loss of hellos."""
+
+COPY_LOSS_GAIN: Final = 1 / 4
+"""What one interval changes in the measured loss of copies."""
+
+COPIES_MIN: Final = 20
+"""An interval with fewer packets says nothing about loss."""
 
 ROUND_GAIN: Final = 1 / 8
 """What one echo changes in the measured round trip."""
 
-MISSED_MAX: Final = 32
-"""A gap in a node's counters tells of no more losses than this: it may have been away."""
+MISSED_MAX: Final = 3
+"""A longer gap in a node's counters was silence, and says nothing about loss."""
 
 
 class LinkState(StrEnum):
@@ -26,31 +32,63 @@ class LinkState(StrEnum):
 
 @dataclass(slots=True)
 class Hearing:
-    """How a node is heard on one link."""
+    """How one node is heard on one link."""
 
     address: Address
-    life: int
     counter: int
+    """Of its last hello on this link."""
     heard_at: float
+    """When anything of it came on this link."""
     echo_us: int = 0
     """The time stamp of its last hello, to be returned."""
-    loss: float = 0.0
+    echo_at: float = 0.0
+    """When that came."""
+    elsewhere: int = 0
+    """Packets sent on all links that came on others since anything came on this one."""
+    came: int = 0
+    """Packets sent on all links that came on this one, in this interval."""
+    hello_loss: float = 0.0
+    copy_loss: float = 0.0
     """Between 0 and 1: which part of what it sends does not arrive."""
     round_s: float = 0.0
     """How long an echo takes; 0 until there was one."""
 
-    def count(self, came: int, missed: int) -> None:
-        """Note that packets came, or should have come and did not."""
-        for _ in range(min(missed, MISSED_MAX)):
-            self.loss += (1.0 - self.loss) * LOSS_GAIN
-        for _ in range(min(came, MISSED_MAX)):
-            self.loss -= self.loss * LOSS_GAIN
+    @property
+    def loss(self) -> float:
+        """The higher of both."""
+        return max(self.hello_loss, self.copy_loss)
+
+    def count_hello(self, counter: int, *, trusted: bool) -> None:
+        """Note a hello and, if gaps are to be *trusted*, those that are missing before it."""
+        missed = counter - self.counter - 1
+        for _ in range(missed if trusted and missed <= MISSED_MAX else 0):
+            self.hello_loss += (1.0 - self.hello_loss) * HELLO_LOSS_GAIN
+        self.hello_loss -= self.hello_loss * HELLO_LOSS_GAIN
+        self.counter = max(counter, self.counter)
+
+    def count_copies(self, sent: int) -> None:
+        """Note that an interval is over, in which *sent* packets came on some link."""
+        if sent >= COPIES_MIN:
+            loss = max(0.0, 1.0 - self.came / sent)
+            self.copy_loss += (loss - self.copy_loss) * COPY_LOSS_GAIN
+        self.came = 0
 
     def measure(self, round_s: float) -> None:
         """Note how long an echo took."""
         if not self.round_s:
             self.round_s = round_s
         self.round_s += (round_s - self.round_s) * ROUND_GAIN
+
+
+@dataclass(slots=True)
+class Peer:
+    """What is known of one node, whatever the link."""
+
+    life: int
+    reached: int = 0
+    """Mask of the links on which it hears us well; 0: none, or it has just come."""
+    sent: int = 0
+    """Packets sent on all links that came on any of them, in this interval."""
 
 
 @dataclass(slots=True)

@@ -152,6 +152,7 @@ class TransportRedundant(Transport):
         opened = self._open.values()
         self._packet_bytes_max = min(inner.packet_bytes_max for inner in opened)
         self._receive_buffer_bytes = min(inner.receive_buffer_bytes for inner in opened)
+        self._links.packet_bytes_max = self._packet_bytes_max
         self._tick(self._clock())
 
     def close(self) -> None:
@@ -231,23 +232,28 @@ class TransportRedundant(Transport):
         ready = {descriptor for descriptor, _ in self._epoll.poll(0)}
         for number in sorted({self._link_of[each] for each in ready if each in self._link_of}):
             batch += self._links.arrived(number, self._open[number].receive_trains(), now)
+        self._links.look(now)
+        self._say_hello()
         if now >= self._links.poll_timeout():
             self._tick(now)
         return batch
 
     def _tick(self, now: float) -> None:
         self._links.handle_timeout(now)
-        for number, hello in self._links.take_hellos():
-            if number in self._open:
-                self._send_on(number, hello)
+        self._say_hello()
         if now >= self._reopen_at:
             self._reopen_at = now + REOPEN_S
             for number in self._wanted:
                 if number not in self._open:
                     self._try_to_open(number)
+        self._timer.set(max(1e-6, self._links.poll_timeout() - self._clock()))
+
+    def _say_hello(self) -> None:
+        for number, hello in self._links.take_hellos():
+            if number in self._open:
+                self._send_on(number, hello)
         for sentence in self._links.take_news():
             logger.warning("node %d: %s", self._node, sentence)
-        self._timer.set(max(1e-6, self._links.poll_timeout() - self._clock()))
 
     # --- links come and go ----------------------------------------------------------------------
 
@@ -307,7 +313,9 @@ class TransportRedundant(Transport):
         links: dict[str, Any] = {}
         for number, wanted in sorted(self._wanted.items()):
             inner = self._open.get(number)
-            facts = {} if inner is None else dict(inner.status)
+            facts: dict[str, Any] = {} if inner is None else dict(inner.status)
+            if inner is not None:
+                facts["packet_bytes_max"] = inner.packet_bytes_max
             warnings += [f"link {number}: {each}" for each in facts.pop("warnings", [])]
             state = states.get(str(number), {"state": "closed"})
             if state.get("reason"):
