@@ -29,6 +29,7 @@ from vsync.errors import VsyncError
 from vsync.plugins import load_service, load_transport
 from vsync.settings import PRESETS, DaemonSection, NodeSection, RingSettings
 from vsync.testing.properties import PROPERTIES
+from vsync.transports.redundant import LinkSettings
 from vsync_cli import hookspecs as command_hookspecs
 from vsync_cli.explain import meanings_of, to_toml
 
@@ -45,8 +46,9 @@ SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "daemon": DaemonSection,
     **{
         f"transport.{name}": load_transport(name).SETTINGS
-        for name in ("udp", "udpu", "fault", "memory")
+        for name in ("udp", "udpu", "redundant", "fault", "memory")
     },
+    "transport.redundant.links": LinkSettings,
     **{f"service.{name}": load_service(name).SETTINGS for name in ("quorum", "kv")},
 }
 """Every section of a settings file, and its model."""

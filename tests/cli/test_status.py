@@ -37,6 +37,12 @@ def test_people_are_told_the_same(nodes: Ring) -> None:
     assert "\x1b" not in done.stdout
 
 
+def test_a_ring_on_one_network_has_no_links_to_show(nodes: Ring) -> None:
+    assert "transport udp, which has no links" in complaint(
+        "links", "--socket", nodes.nodes[0].socket
+    )
+
+
 def test_nobody_there_is_a_sentence_that_names_the_socket(tmp_path: Path) -> None:
     assert "none.sock" in complaint("status", "--socket", tmp_path / "none.sock")
 

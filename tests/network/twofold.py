@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import anyio
+
 from tests.network.nodes import Ring, filter_packets
 from tests.transport_udp.hosts import SECOND
+from vsync_cli.commands.status import ask
 
 INTERFACES = {1: "eth0", 2: "eth1"}
 BRIDGES = {1: "br0", 2: SECOND}
@@ -66,4 +69,7 @@ class TwofoldRing(Ring):
 
     def states(self, link: int) -> list[str]:
         """How each node finds that link."""
-        return [node.status()["transport"]["links"][str(link)]["state"] for node in self.nodes]
+        return [
+            anyio.run(ask, node.socket)["transport"]["links"][str(link)]["state"]
+            for node in self.nodes
+        ]

@@ -13,6 +13,7 @@ from vsync_cli.commands.check import check
 from vsync_cli.commands.demo import demo
 from vsync_cli.commands.init import init
 from vsync_cli.commands.latency import latency
+from vsync_cli.commands.links import links
 from vsync_cli.commands.plugin import plugin
 from vsync_cli.commands.plugins import plugins
 from vsync_cli.commands.run import run
@@ -103,7 +104,7 @@ def main() -> None:
 
 
 for _command in (
-    *(run, demo, init, check, send, watch, status, bench, latency),
+    *(run, demo, init, check, send, watch, status, links, bench, latency),
     *(plugin, plugins, simulate, trace),
 ):
     main.add_command(_command)
