@@ -12,6 +12,7 @@ from vsync_cli.commands.bench import bench
 from vsync_cli.commands.check import check
 from vsync_cli.commands.demo import demo
 from vsync_cli.commands.init import init
+from vsync_cli.commands.keygen import keygen
 from vsync_cli.commands.latency import latency
 from vsync_cli.commands.links import links
 from vsync_cli.commands.plugin import plugin
@@ -104,7 +105,7 @@ def main() -> None:
 
 
 for _command in (
-    *(run, demo, init, check, send, watch, status, links, bench, latency),
+    *(run, demo, init, check, send, watch, status, links, keygen, bench, latency),
     *(plugin, plugins, simulate, trace),
 ):
     main.add_command(_command)

@@ -193,6 +193,24 @@ class DaemonSection(Strict):
         return self
 
 
+class SecuritySection(Strict):
+    """``[security]``: the ring's key."""
+
+    key_file: str | None = None
+    """The file with the key of the ring, made by `vsync keygen` and the same on all nodes. With it
+    all packets are sealed: who does not have it can neither read nor send any. Without it, anyone
+    on the network can."""
+
+    accepted_key_files: list[str] = Field(default_factory=list)
+    """Files with other keys whose seals are accepted, while keys are changed."""
+
+    @model_validator(mode="after")
+    def _check_key(self) -> Self:
+        if self.accepted_key_files and self.key_file is None:
+            raise ValueError("accepted_key_files needs key_file, the key that seals")
+        return self
+
+
 class NodeSettings(Strict):
     """Everything that a node is told when it opens; what a settings file says."""
 
@@ -203,3 +221,4 @@ class NodeSettings(Strict):
     service: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """A section for each service that this node runs, by name; read by the service's own model."""
     daemon: DaemonSection = Field(default_factory=DaemonSection)
+    security: SecuritySection = Field(default_factory=SecuritySection)

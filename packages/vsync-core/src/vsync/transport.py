@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from pydantic import BaseModel
 
+from vsync.keys import KeyRing
 from vsync.train import Train as Train
 from vsync.vocabulary import NodeId
 
@@ -65,6 +66,12 @@ class Station(NamedTuple):
     life: int
     network: int
     """The number that stands for the ring's name on the wire."""
+    instance: int = 0
+    """Of the node's state on disk: another one, if that was lost."""
+    keys: KeyRing | None = None
+    """What packets are sealed with; none: they are not."""
+    link: int = 0
+    """Which link of the ring, if it has several."""
 
 
 class Transport(ABC):
@@ -120,6 +127,11 @@ class Transport(ABC):
     def receive_trains(self) -> Sequence[Packet | Arrival]:
         """As ``receive``; packets that came in one piece may stay in it. The ring calls this."""
         return self.receive()
+
+    @property
+    def composed(self) -> bool:
+        """Whether it is made of several transports, which seal their packets each for itself."""
+        return False
 
     @property
     @abstractmethod

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import rich_click as click
 
+from vsync.errors import MisuseError
 from vsync_cli.commands.status import ask
 from vsync_cli.parameters import json_option, socket_option
 from vsync_cli.render import listed, show_json, table
@@ -26,7 +27,7 @@ def links(socket: Path | None, as_json: bool) -> None:
     transport = anyio.run(ask, find_socket(socket))["transport"]
     found = transport.get("links")
     if not isinstance(found, Mapping):
-        raise click.ClickException(
+        raise MisuseError(
             f"this ring runs on the transport {transport['scheme']}, which has no links; "
             'vsync status shows how it is, and transport = "redundant" in [ring] gives it several'
         )

@@ -29,6 +29,7 @@ from vsync.errors import (
     WouldBlock,
 )
 from vsync.events import Event
+from vsync.key_file import key_ring_of
 from vsync.runtime import Driver, StateStore
 from vsync.runtime.caller import Caller
 from vsync.runtime.driver import MESSAGES_PER_TURN, Submission
@@ -38,7 +39,8 @@ from vsync.runtime.store import state_directory
 from vsync.settings import NodeSettings
 from vsync.settings_file import read_settings, services_of, transport_of
 from vsync.trace import TraceWriter
-from vsync.transport import Station, Transport
+from vsync.transport import Station
+from vsync.transports.sealed import serving
 from vsync.vocabulary import (
     Cause,
     Configuration,
@@ -72,6 +74,11 @@ NO_KEY: Final = (
     "anyone on this network can read and forge them"
 )
 
+SEALED_SEEN: Final = (
+    "{} sealed packets came, which this node cannot read: if they are of its ring, give it the "
+    "ring's key file (key_file in [security])"
+)
+
 Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
@@ -90,6 +97,7 @@ class Node:
         self._services: dict[str, ServiceRunner] = {}
         self._rooms = tuple(Room(self, priority) for priority in Priority)
         self.send_queue_bytes = max(SEND_QUEUE_BYTES, 2 * settings.ring.message_bytes_max)
+        self._keys = key_ring_of(settings.security)
         self._store = StateStore(
             state_directory(settings.node.state_dir), settings.ring.name, self.id
         )
@@ -106,9 +114,15 @@ class Node:
     def _make_driver(self, settings: NodeSettings, trace: Path | None) -> Driver:
         kind, transport_settings = transport_of(settings)
         make: Any = kind
-        transport: Transport = make(transport_settings, node=self.id)
         life = self._store.life
-        transport.serve(Station(self.id, life, network_of(settings.ring.name)))
+        station = Station(
+            self.id,
+            life,
+            network_of(settings.ring.name),
+            instance=self._store.instance,
+            keys=self._keys,
+        )
+        transport = serving(make(transport_settings, node=self.id), station)
         writer = None
         if trace is not None:
             writer = TraceWriter(trace, node=self.id, life=f"{life:x}")
@@ -208,7 +222,10 @@ class Node:
         status["ring"] = self.settings.ring.name
         status["preset"] = self.settings.ring.preset
         status["uptime_s"] = round(time.monotonic() - self._opened_at, 3)
-        status["warnings"] = [NO_KEY, *status["warnings"]]
+        if self._keys is None:
+            sealed = status["counters"].get("dropped_sealed", 0)
+            seen = [SEALED_SEEN.format(sealed)] if sealed else []
+            status["warnings"] = [NO_KEY, *seen, *status["warnings"]]
         status["services"] = {name: runner.status() for name, runner in self._services.items()}
         for name, runner in self._services.items():
             if runner.failure is not None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import time
 from pathlib import Path
 from typing import Final
@@ -57,9 +58,11 @@ class StateStore:
         self._path = directory / f"ringid_{self._name}"
         self._lock = self._take_lock(node)
         try:
-            self._mark, life = self._read()
+            self._mark, life, instance = self._read()
             self.life = max(time.time_ns(), life + 1)
             """This life's number: above every earlier one of this node."""
+            self.instance = instance or 1 + secrets.randbelow(2**32 - 1)
+            """Tells this state from another one of a node of the same number, if it was lost."""
             self._write(self._mark)
         except BaseException:
             self.close()
@@ -110,11 +113,11 @@ class StateStore:
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         return descriptor
 
-    def _read(self) -> tuple[int, int]:
+    def _read(self) -> tuple[int, int, int]:
         try:
             text = self._path.read_text(encoding="ascii")
         except FileNotFoundError:
-            return 0, 0
+            return 0, 0, 0
         except (OSError, UnicodeDecodeError) as error:
             raise StateFailed(
                 f"cannot read {self._path}: {error}; make it readable for this user, or remove it "
@@ -122,9 +125,9 @@ class StateStore:
             ) from error
         try:
             fields = json.loads(text)
-            ring_seq, life = fields["ring_seq"], fields["life"]
-            if type(ring_seq) is int and type(life) is int and ring_seq >= 0 <= life:
-                return ring_seq, life
+            found = (fields["ring_seq"], fields["life"], fields.get("instance", 0))
+            if all(type(each) is int and each >= 0 for each in found) and found[2] < 2**32:
+                return found
         except (ValueError, KeyError, TypeError):
             pass
         raise StateFailed(
@@ -153,8 +156,8 @@ class StateStore:
         return self._path.with_name(f"{self._path.name}_service_{quote(name, safe='')}")
 
     def _write(self, ring_seq: int) -> None:
-        data = json.dumps({"ring_seq": ring_seq, "life": self.life}).encode("ascii")
-        self._replace(self._path, data)
+        data = json.dumps({"ring_seq": ring_seq, "life": self.life, "instance": self.instance})
+        self._replace(self._path, data.encode("ascii"))
 
     def _replace(self, path: Path, data: bytes) -> None:
         aside = path.with_name(path.name + ".new")

@@ -121,6 +121,11 @@ class TransportFault(Transport):
         self._delayed = 0
         self._cut = 0
 
+    @property
+    def composed(self) -> bool:
+        """As the inner transport. If that is not, the seal is around the faults."""
+        return self._inner.composed
+
     def serve(self, station: Station) -> None:
         """Pass it on to the inner transport."""
         self._inner.serve(station)

@@ -20,6 +20,7 @@ from vsync.links.hello import LINKS_MAX
 from vsync.settings import Strict
 from vsync.transport import Arrival, Burst, Packet, Station, Transport, flat
 from vsync.transports.inner import check_settings, make_inner
+from vsync.transports.sealed import serving
 from vsync.transports.timer import Timer
 from vsync.vocabulary import NodeId
 
@@ -122,6 +123,11 @@ class TransportRedundant(Transport):
         self._packet_bytes_max = 0
         self._receive_buffer_bytes = 0
 
+    @property
+    def composed(self) -> bool:
+        """Each link has a seal of its own, so that hellos have it, too."""
+        return True
+
     def serve(self, station: Station) -> None:
         """Say hello as that life of the node, to those of its ring; pass it on to the links."""
         self._station = station
@@ -170,8 +176,8 @@ class TransportRedundant(Transport):
 
     def _try_to_open(self, number: int) -> None:
         wanted = self._wanted[number]
-        inner = make_inner(wanted.transport, wanted.settings, self._node)
-        inner.serve(self._station)
+        station = self._station._replace(link=number)
+        inner = serving(make_inner(wanted.transport, wanted.settings, self._node), station)
         try:
             inner.open()
             if self._packet_bytes_max and inner.packet_bytes_max < self._packet_bytes_max:

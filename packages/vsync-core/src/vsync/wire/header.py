@@ -16,6 +16,8 @@ from vsync.errors import MalformedPacket
 from vsync.vocabulary import NodeId
 
 MAGIC: Final = b"VS"
+SEALED_MAGIC: Final = b"VE"
+"""What a sealed packet begins with; see ``vsync.seal``."""
 PROTOCOL_VERSION: Final = 1
 """Raised when a node of the old version could no longer follow."""
 
@@ -104,6 +106,8 @@ def unseal(packet: bytes | memoryview, network: int) -> Header:
     magic, version, frame_type, checksum, its_network, sender, life = HEADER_FAST.unpack_from(
         packet
     )
+    if magic == SEALED_MAGIC:
+        raise MalformedPacket("sealed", "the packet is sealed, and this node has no key")
     if magic != MAGIC:
         raise MalformedPacket("garbage", "the packet does not begin with the magic number")
     if version != PROTOCOL_VERSION:

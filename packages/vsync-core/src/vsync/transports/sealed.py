@@ -1,0 +1,128 @@
+"""A seal around any transport: all that it carries is sealed, and nothing else is seen.
+
+It has no name in settings files: a key makes every transport a sealed one.
+"""
+
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from pydantic import BaseModel
+
+from vsync.keys import KeyRing
+from vsync.seal import OVERHEAD_BYTES, Guard, Stamp
+from vsync.transport import Address, Arrival, Burst, Packet, Station, Transport, flat
+
+logger = logging.getLogger(__name__)
+
+_openings = itertools.count(1)
+"""Of this process, and so of each life in it: no two guards seal the same stream."""
+
+
+def serving(transport: Transport, station: Station) -> Transport:
+    """*transport*, told whom it serves; sealed, if there is a key and it does not see to that."""
+    transport.serve(station)
+    if station.keys is None or transport.composed:
+        return transport
+    return TransportSealed(transport, station, station.keys)
+
+
+class TransportSealed(Transport):
+    """Another transport, with a seal on every packet."""
+
+    SCHEME: ClassVar[str] = "sealed"
+    SETTINGS: ClassVar[type[BaseModel]] = BaseModel
+
+    def __init__(self, inner: Transport, station: Station, keys: KeyRing) -> None:
+        self._inner = inner
+        self._keys = keys
+        self._node = station.node
+        stamp = Stamp(station.node, station.instance, station.life, next(_openings))
+        self._guard = Guard(keys, stamp, network=station.network, link=station.link)
+        self._told: set[bytes] = set()
+        """Of which strangers the log has been told; of who seals nothing, empty bytes."""
+
+    def open(self) -> None:
+        """Open the transport within."""
+        self._inner.open()
+
+    def close(self) -> None:
+        """Close the transport within."""
+        self._inner.close()
+
+    def descriptors(self) -> Sequence[int]:
+        """Those of the transport within."""
+        return self._inner.descriptors()
+
+    def send(self, burst: Burst) -> None:
+        """Seal and send."""
+        self._inner.send(self._guard.seal_burst(burst))
+
+    def receive(self) -> Sequence[Packet]:
+        """What has come and is genuine, packet by packet."""
+        return flat(self.receive_trains())
+
+    def receive_trains(self) -> Sequence[Packet | Arrival]:
+        """What has come and is genuine, opened."""
+        arrivals = self._inner.receive_trains()
+        if not arrivals:
+            return arrivals
+        opened = self._guard.open_arrivals(arrivals)
+        if len(self._guard.strangers) + (self._guard.unsealed_from is not None) > len(self._told):
+            self._tell()
+        return opened
+
+    def _tell(self) -> None:
+        """Tell the log, once, of everyone who cannot be understood."""
+        for key_id, sentence in self._complaints().items():
+            if key_id not in self._told:
+                self._told.add(key_id)
+                logger.warning("node %d: %s", self._node, sentence)
+
+    def _complaints(self) -> dict[bytes, str]:
+        guard = self._guard
+        complaints = {
+            key_id: f"node {node} at {_place(source)} seals its packets with key {key_id.hex()}, "
+            f"which this node does not have (it uses {self._keys.used}); give both the same "
+            "key_file in [security]"
+            for key_id, (node, source) in guard.strangers.items()
+        }
+        if guard.unsealed_from is not None:
+            complaints[b""] = (
+                f"packets without a seal come from {_place(guard.unsealed_from)} and are dropped: "
+                "give that node this ring's key_file in [security], or another ring's port"
+            )
+        return complaints
+
+    @property
+    def packet_bytes_max(self) -> int:
+        """What the transport within takes, less the seal."""
+        return self._inner.packet_bytes_max - OVERHEAD_BYTES
+
+    @property
+    def receive_buffer_bytes(self) -> int:
+        """That of the transport within."""
+        return self._inner.receive_buffer_bytes
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """The facts of the transport within, the keys, and what was not let in."""
+        inner = dict(self._inner.status)
+        counters = {**inner.pop("counters", {}), **self._guard.counters}
+        warnings = [*inner.pop("warnings", ()), *self._complaints().values()]
+        return {
+            "scheme": self._inner.SCHEME,
+            **inner,
+            "packet_bytes_max": self.packet_bytes_max,
+            "keys": list(map(str, self._keys.keys)),
+            "counters": counters,
+            "warnings": warnings,
+        }
+
+
+def _place(address: Address) -> str:
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = str(address[0]), address[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(address)
