@@ -203,8 +203,8 @@ class Guard:
         view, size = train.view, train.packet_bytes
         prefix = bytes(view[:PREFIX_BYTES])
         known = self._sources.get(prefix)
-        if known is None or size <= OVERHEAD_BYTES:
-            return None
+        if known is None or size <= OVERHEAD_BYTES or len(view) % size == OVERHEAD_BYTES:
+            return None  # nor is there a train of empty packets, or with one at its end
         cipher, stream = known
         decrypt = cipher.decrypt
         data = bytes(view)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from vsync.keys import KeyRing
 from vsync.seal import OVERHEAD_BYTES, Guard, Stamp
+from vsync.settings import Strict
 from vsync.transport import Address, Arrival, Burst, Packet, Station, Transport, flat
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class TransportSealed(Transport):
     """Another transport, with a seal on every packet."""
 
     SCHEME: ClassVar[str] = "sealed"
-    SETTINGS: ClassVar[type[BaseModel]] = BaseModel
+    SETTINGS: ClassVar[type[BaseModel]] = Strict
 
     def __init__(self, inner: Transport, station: Station, keys: KeyRing) -> None:
         self._inner = inner
