@@ -27,7 +27,7 @@ import vsync
 from vsync import errors, evs, hookspecs, testing, trace
 from vsync.errors import VsyncError
 from vsync.plugins import load_service, load_transport
-from vsync.settings import PRESETS, DaemonSection, NodeSection, RingSettings
+from vsync.settings import PRESETS, DaemonSection, NodeSection, RingSettings, SecuritySection
 from vsync.testing.properties import PROPERTIES
 from vsync.transports.redundant import LinkSettings
 from vsync_cli import hookspecs as command_hookspecs
@@ -49,6 +49,7 @@ SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
         for name in ("udp", "udpu", "redundant", "fault", "memory")
     },
     "transport.redundant.links": LinkSettings,
+    "security": SecuritySection,
     **{f"service.{name}": load_service(name).SETTINGS for name in ("quorum", "kv")},
 }
 """Every section of a settings file, and its model."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import complaint, invoke
-from vsync.settings import DaemonSection, NodeSection, RingSettings
+from vsync.settings import DaemonSection, NodeSection, RingSettings, SecuritySection
 from vsync.settings_file import read_settings
 from vsync_transport_udp.settings import SettingsUDP, SettingsUDPU
 
@@ -30,9 +30,10 @@ def test_without_a_name_it_is_node_toml_here(
     assert read_settings(tmp_path / "node.toml").node.id == 1
 
 
-@pytest.mark.parametrize("model", [NodeSection, RingSettings, DaemonSection, SettingsUDP])
+@pytest.mark.parametrize("model", [NodeSection, RingSettings, DaemonSection, SecuritySection, SettingsUDP])
 def test_every_setting_is_there_and_explained(
-    tmp_path: Path, model: type[NodeSection | RingSettings | DaemonSection | SettingsUDP]
+    tmp_path: Path,
+    model: type[NodeSection | RingSettings | DaemonSection | SecuritySection | SettingsUDP],
 ) -> None:
     path = tmp_path / "node.toml"
     invoke("init", path)

@@ -40,6 +40,7 @@ def explain(settings: NodeSettings, written: Mapping[str, Any]) -> Iterator[Expl
             transport.model_validate(settings.transport.get(scheme, {})),
         ),
         ("daemon", settings.daemon),
+        ("security", settings.security),
     ]
     for section, model in parts:
         given: Any = written

@@ -6,6 +6,7 @@ from typing import Any
 
 import rich_click as click
 
+from vsync.key_file import key_ring_of
 from vsync.settings_file import read_settings
 from vsync_cli.explain import DEFAULT, Explained, explain, shown
 from vsync_cli.parameters import json_option
@@ -18,10 +19,11 @@ from vsync_cli.render import show_json
 def check(file: Path, as_json: bool) -> None:
     """Read the settings FILE and explain every value: where it comes from, and what it means.
 
-    The exit code is 1 if a node could not use it. Nothing is opened: whether the interface is there
-    and the port is free, `vsync run` finds out.
+    The exit code is 1 if a node could not use it. Nothing is opened but the key's file: whether the
+    interface is there and the port is free, `vsync run` finds out.
     """
     settings = read_settings(file)
+    key_ring_of(settings.security)  # or say what is wrong with the files
     explained = list(explain(settings, tomllib.loads(file.read_text(encoding="utf-8"))))
     if as_json:
         show_json([record(setting) for setting in explained])

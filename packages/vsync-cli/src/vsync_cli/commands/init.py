@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from vsync.errors import MisuseError
 from vsync.plugins import load_transport
-from vsync.settings import DaemonSection, NodeSection, RingSettings
+from vsync.settings import DaemonSection, NodeSection, RingSettings, SecuritySection
 from vsync.vocabulary import NODE_ID_MAX
 from vsync_cli.explain import meanings_of, to_toml
 
@@ -22,6 +22,7 @@ WRITTEN: Final[dict[str, set[str]]] = {
     "transport.udp": {"bind"},
     "transport.udpu": {"bind", "port"},  # and of peers and seeds what is not empty
     "daemon": set(),
+    "security": set(),
 }
 """What is not commented out: what a user should look at first."""
 
@@ -92,6 +93,7 @@ def init(
         "ring": made(RingSettings, name=ring, transport=transport, preset="lan"),
         f"transport.{transport}": made(load_transport(transport).SETTINGS, **place),
         "daemon": made(DaemonSection),
+        "security": made(SecuritySection),
     }
     text = "\n".join(lines(sections)) + "\n"
     try:
