@@ -95,6 +95,15 @@ def accusations(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
+def redundancy(session: nox.Session) -> None:
+    """Time the pauses when one of two networks fails, under full load; ``-- --mode passive``.
+
+    Needs root, for network namespaces.
+    """
+    run_python(session, "-m", "benchmarks.redundancy", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
 def slow_reader(session: nox.Session) -> None:
     """See what a reader that takes nothing costs nine others, under each policy."""
     run_python(session, "-m", "benchmarks.slow_reader", *session.posargs)

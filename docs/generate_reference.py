@@ -44,11 +44,9 @@ SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "node": NodeSection,
     "ring": RingSettings,
     "daemon": DaemonSection,
-    **{
-        f"transport.{name}": load_transport(name).SETTINGS
-        for name in ("udp", "udpu", "redundant", "fault", "memory")
-    },
+    **{f"transport.{name}": load_transport(name).SETTINGS for name in ("udp", "udpu", "redundant")},
     "transport.redundant.links": LinkSettings,
+    **{f"transport.{name}": load_transport(name).SETTINGS for name in ("fault", "memory")},
     "security": SecuritySection,
     **{f"service.{name}": load_service(name).SETTINGS for name in ("quorum", "kv")},
 }

@@ -30,7 +30,9 @@ def test_without_a_name_it_is_node_toml_here(
     assert read_settings(tmp_path / "node.toml").node.id == 1
 
 
-@pytest.mark.parametrize("model", [NodeSection, RingSettings, DaemonSection, SecuritySection, SettingsUDP])
+@pytest.mark.parametrize(
+    "model", [NodeSection, RingSettings, DaemonSection, SecuritySection, SettingsUDP]
+)
 def test_every_setting_is_there_and_explained(
     tmp_path: Path,
     model: type[NodeSection | RingSettings | DaemonSection | SecuritySection | SettingsUDP],

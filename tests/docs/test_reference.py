@@ -81,7 +81,8 @@ def test_the_hooks_page_has_every_hook() -> None:
 def test_the_settings_page_has_every_section() -> None:
     text = (REFERENCE / "settings.md").read_text()
     assert re.findall(r"^## \[(.+)\]$", text, flags=re.MULTILINE) == sorted(
-        SECTIONS, key=lambda name: "node ring transport security daemon service".index(name.split(".")[0])
+        SECTIONS,
+        key=lambda name: "node ring transport security daemon service".index(name.split(".")[0]),
     )
 
 

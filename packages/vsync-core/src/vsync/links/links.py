@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from vsync.errors import MalformedPacket
 from vsync.links.hello import HEARD_MAX, Heard, Hello, build_hello, is_hello, parse_hello
-from vsync.links.quality import Hearing, LinkState, Peer, Quality
+from vsync.links.quality import COPIES_MIN, Hearing, LinkState, Peer, Quality
 from vsync.train import Train
 from vsync.transport import EVERYONE, Address, Arrival, Burst, Packet, Station
 from vsync.vocabulary import NodeId
@@ -34,9 +34,10 @@ NODES_MAX: Final = 255
 HELLOS_MISSED: Final = 3.5
 """After so many intervals without its hello a node is not heard any more."""
 
-ELSEWHERE_MAX: Final = 8
+ELSEWHERE_MAX: Final = 3
 SILENT_MIN_S: Final = 0.02
-"""Nor is it after so many packets that came on other links only, and so much time."""
+"""Nor is it after so many tokens and the like that came on other links only, and so much time. Of
+tokens only one comes in each rotation, which may be 10 ms at full load."""
 
 LONG_EVERY: Final = 5
 """Every so many hellos one is as long as a packet may be, to see that such packets pass."""
@@ -51,7 +52,7 @@ class Mode(StrEnum):
     """What becomes of data on several good links. The rest goes on all of them."""
 
     ACTIVE = "active"  #: on every link: losses of one link are not noticed
-    PASSIVE = "passive"  #: on one link after the other: their capacities add up
+    PASSIVE = "passive"  #: on one link or the other: their capacities add up
     ACTIVE_PASSIVE = "active-passive"  #: on some links, others with each burst
     FASTEST = "fastest"  #: on the link with the shortest round trip
 
@@ -138,8 +139,10 @@ class Links:
                 count = 1
             case Mode.ACTIVE_PASSIVE:
                 count = min(self._manner.copies, len(links))
-        self._turn += 1
-        first = self._turn % len(links)
+        # Not strictly in turn: what is lost on one link must not meet the same link again and again
+        # because each rotation has an even number of bursts.
+        self._turn = (self._turn * 1_103_515_245 + 12_345) % 2**31
+        first = (self._turn >> 16) % len(links)
         return [*links[first:], *links[:first]][:count]
 
     def _to_one(self, burst: Burst, links: list[Quality]) -> list[tuple[int, Burst]]:
@@ -239,6 +242,10 @@ class Links:
         hearing = link.hearing.get(hello.node)
         if hearing is None:
             hearing = link.hearing[hello.node] = Hearing(source, hello.counter - 1, now)
+            peer.sent = 0  # count from here on, on all links alike
+            for other in self.links.values():
+                if hello.node in other.hearing:
+                    other.hearing[hello.node].came = 0
         elif hello.counter <= hearing.counter:
             return  # it was overtaken by a later one
         hearing.count_hello(hello.counter, trusted=now >= self._doubted_until)
@@ -285,7 +292,8 @@ class Links:
                 hearing = link.hearing.get(node)
                 if hearing is not None:
                     hearing.count_copies(peer.sent)
-            peer.sent = 0
+            if peer.sent >= COPIES_MIN:
+                peer.sent = 0
         self._say_hello(now)
 
     def _notice_pause(self, now: float) -> None:

@@ -13,7 +13,10 @@ COPY_LOSS_GAIN: Final = 1 / 4
 """What one interval changes in the measured loss of copies."""
 
 COPIES_MIN: Final = 20
-"""An interval with fewer packets says nothing about loss."""
+"""Fewer packets say nothing about loss; they are counted on."""
+
+COPY_LOSS_FADES: Final = 0.95
+"""What is left of the measured loss of copies after an interval that says nothing."""
 
 ROUND_GAIN: Final = 1 / 8
 """What one echo changes in the measured round trip."""
@@ -46,7 +49,7 @@ class Hearing:
     elsewhere: int = 0
     """Packets sent on all links that came on others since anything came on this one."""
     came: int = 0
-    """Packets sent on all links that came on this one, in this interval."""
+    """Packets sent on all links that came on this one, since loss was measured."""
     hello_loss: float = 0.0
     copy_loss: float = 0.0
     """Between 0 and 1: which part of what it sends does not arrive."""
@@ -67,11 +70,13 @@ class Hearing:
         self.counter = max(counter, self.counter)
 
     def count_copies(self, sent: int) -> None:
-        """Note that an interval is over, in which *sent* packets came on some link."""
+        """Note that *sent* packets came on some link; once they are enough, begin anew."""
         if sent >= COPIES_MIN:
             loss = max(0.0, 1.0 - self.came / sent)
             self.copy_loss += (loss - self.copy_loss) * COPY_LOSS_GAIN
-        self.came = 0
+            self.came = 0
+        else:
+            self.copy_loss *= COPY_LOSS_FADES
 
     def measure(self, round_s: float) -> None:
         """Note how long an echo took."""
@@ -88,7 +93,7 @@ class Peer:
     reached: int = 0
     """Mask of the links on which it hears us well; 0: none, or it has just come."""
     sent: int = 0
-    """Packets sent on all links that came on any of them, in this interval."""
+    """Packets sent on all links that came on any of them, since loss was measured."""
 
 
 @dataclass(slots=True)
