@@ -27,6 +27,7 @@ IMPORT_NAMES = {"vsync-core": "vsync"} | {
 SPEEDUPS = "vsync-speedups"
 ASK_WHETHER_COMPILED = "import vsync.speedups as s; exit(s.in_use != s.COMPILED and s.in_use)"
 PYTHONS = ["3.11", "3.12", "3.13"]
+TEST_WORKERS_MAX = 4
 CI = os.environ.get("CI") == "true"
 
 
@@ -52,9 +53,13 @@ def layers(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run the tests with the running Python; in CI with those that need root and namespaces."""
+    """Run the tests with the running Python; in CI with those that need root and namespaces.
+
+    Several files at a time: most tests wait for real processes most of the time.
+    """
     chosen = () if CI else ("-m", "not network")
-    run_tool(session, "pytest", *chosen, *session.posargs)
+    workers = min(TEST_WORKERS_MAX, os.cpu_count() or 1)
+    run_tool(session, "pytest", "-n", str(workers), "--dist", "loadfile", *chosen, *session.posargs)
 
 
 @nox.session(venv_backend="none")
