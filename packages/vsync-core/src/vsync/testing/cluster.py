@@ -25,7 +25,9 @@ from vsync.settings import RingSettings
 from vsync.testing.history import History
 from vsync.testing.network import NEVER, Inbox, Network
 from vsync.testing.properties import Findings, check
+from vsync.testing.wiring import PLAIN, Wires, Wiring
 from vsync.trace import digest, view_fields
+from vsync.transport import Arrival, Packet, Station
 from vsync.vocabulary import Cause, GroupKey, Guarantee, MessageId, NodeId, Priority
 
 Line: TypeAlias = dict[str, Any]
@@ -53,6 +55,7 @@ class Host:
     """Its address on the network."""
     node: NodeId
     inbox: Inbox
+    wiring: Wiring | None = None
     store: MemoryStore = field(default_factory=MemoryStore)
     engine: Engine | None = None
     """``None``: nothing runs here."""
@@ -80,13 +83,18 @@ class Host:
         if self.inbox.packets or self.called:
             return self.busy_until
         deadline = self.engine.poll_timeout()
-        return NEVER if deadline is None else max(self.busy_until, deadline)
+        if deadline is None:
+            deadline = NEVER
+        if self.wiring is not None:
+            deadline = min(deadline, self.wiring.poll_timeout())
+        return max(self.busy_until, deadline)
 
 
 class Cluster:
     """Nodes 1 to *nodes* on one network, not started yet.
 
     *settings* apply to all. *packet_bytes_max* and *receive_buffer_bytes* are the network's.
+    *wires* may connect the nodes several times, and have packets sealed.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class Cluster:
         settings: RingSettings | None = None,
         packet_bytes_max: int = 1472,
         receive_buffer_bytes: int = 4 << 20,
+        wires: Wires = PLAIN,
     ) -> None:
         self.now = 0.0
         """Virtual seconds since the cluster was made."""
@@ -110,6 +119,8 @@ class Cluster:
         self._settings = settings or RingSettings()
         self._packet_bytes_max = packet_bytes_max
         self._receive_buffer_bytes = receive_buffer_bytes
+        self._wires = wires
+        self.network.attacked = wires.sealed
         for node in range(1, nodes + 1):
             self.add(node, NodeId(node))
 
@@ -132,12 +143,17 @@ class Cluster:
             host.paused = False
             host.leave_before = None
             host.busy_until = self.now
+            packet_bytes_max = self._packet_bytes_max
+            if not self._wires.plain:
+                station = Station(host.node, host.life, 0, instance=host.number)
+                host.wiring = Wiring(self._wires, station, packet_bytes_max, self.now)
+                packet_bytes_max = host.wiring.packet_bytes_max
             host.engine = Engine(
                 host.node,
                 host.life,
                 self._settings,
                 now=self.now,
-                packet_bytes_max=self._packet_bytes_max,
+                packet_bytes_max=packet_bytes_max,
                 receive_buffer_bytes=self._receive_buffer_bytes,
                 store=host.store,
             )
@@ -362,7 +378,10 @@ class Cluster:
         if host.inbox.packets:
             # Every other host's kernel joins packets.
             take = host.inbox.take if host.number % 2 else host.inbox.take_joined
-            engine.receive(take(RECEIVE_BATCH), self.now)
+            arrivals: Sequence[Packet | Arrival] = take(RECEIVE_BATCH)
+            if host.wiring is not None:
+                arrivals = host.wiring.arrived(arrivals, self.now)
+            engine.receive(arrivals, self.now)
         deadline = engine.poll_timeout()
         if deadline is not None and deadline <= self.now:
             engine.handle_timeout(self.now)
@@ -383,12 +402,10 @@ class Cluster:
     def _take_outputs(self, host: Host, stop: str | None = None) -> None:
         engine = host.engine
         assert engine is not None
-        while (burst := engine.poll_transmit()) is not None:
-            self.network.send(host.number, burst, self.now)
+        self._send(host, engine)
         events = engine.take_events()
         self._tell(host, events)
-        while (burst := engine.poll_transmit()) is not None:
-            self.network.send(host.number, burst, self.now)
+        self._send(host, engine)
         for event in events:
             if isinstance(event, Delivery):
                 self._trace(
@@ -422,6 +439,18 @@ class Cluster:
             host.failure = engine.failure
             host.engine = None
             host.inbox.clear()
+
+    def _send(self, host: Host, engine: Engine) -> None:
+        wiring, network = host.wiring, self.network
+        while (burst := engine.poll_transmit()) is not None:
+            if wiring is None:
+                network.send(host.number, burst, self.now)
+            else:
+                for sending in wiring.send(burst):
+                    network.send_wired(host.number, sending, self.now)
+        if wiring is not None and wiring.poll_timeout() <= self.now:
+            for sending in wiring.hellos(self.now):
+                network.send_wired(host.number, sending, self.now)
 
     def _tell(self, host: Host, events: Sequence[EngineEvent]) -> None:
         """Where there are applications, they are told here."""

@@ -9,9 +9,11 @@ from random import Random
 from typing import Final, NamedTuple, Self
 
 from vsync.errors import MisuseError
+from vsync.links import Mode
 from vsync.settings import RingSettings
 from vsync.testing.cluster import Cluster
 from vsync.testing.network import Action, Conditions, Rule
+from vsync.testing.wiring import Wires
 from vsync.vocabulary import Guarantee, Priority
 from vsync.wire.header import FrameType
 
@@ -123,6 +125,11 @@ def _heal(running: Running) -> None:
     running.cluster.heal()
 
 
+def _link(running: Running, number: str, loss: str) -> None:
+    """One of several links loses that share of its packets; 1: all of them."""
+    running.cluster.network.lossy[int(number)] = float(loss)
+
+
 def _conditions(running: Running, loss: str, duplication: str, spikes: str) -> None:
     """Shares of all packets that are lost, repeated, and late."""
     running.cluster.network.conditions = Conditions(
@@ -189,6 +196,7 @@ STEPS: Final[Mapping[str, Callable[..., None]]] = {
     "partition": _partition,  # partition SIDE…, a side as 1,2
     "cut": _cut,  # cut FROM TO, one way
     "heal": _heal,  # heal
+    "link": _link,  # link NUMBER LOSS
     "conditions": _conditions,  # conditions LOSS DUPLICATION SPIKES
     "drop": _rule(Action.DROP),  # drop FRAME [COUNT [FROM [TO]]]
     "repeat": _rule(Action.REPEAT),  # repeat FRAME [COUNT [FROM [TO]]]
@@ -213,6 +221,26 @@ def random_settings(random: Random) -> tuple[RingSettings, int]:
         window_packets=random.choice([8, 64, 1024]),
     )
     return settings, random.choice([400, 1472])
+
+
+def random_wires(random: Random) -> Wires:
+    """How the nodes of a seed's run are connected: mostly once, and without seals."""
+    return Wires(
+        links=random.choice([1, 1, 1, 2, 3]),
+        mode=random.choice(list(Mode)),
+        sealed=random.random() < 0.3,
+    )
+
+
+def random_link_faults(random: Random, links: int) -> list[Step]:
+    """What befalls links of a run that has several: one at a time, mostly."""
+    steps = []
+    for _ in range(random.choice([0, 1, 2, 4]) if links > 1 else 0):
+        number, at_s = str(random.randint(1, links)), _time(random, FAULTS_FROM_S, FAULTS_UNTIL_S)
+        steps.append(Step(at_s, ("link", number, random.choice(["1", "1", "0.3", "0.05"]))))
+        end_s = min(at_s + random.choice([0.05, 0.5, 1.5]), FAULTS_UNTIL_S)
+        steps.append(Step(round(end_s, 4), ("link", number, "0")))
+    return steps
 
 
 def random_schedule(random: Random, nodes: int) -> tuple[Step, ...]:

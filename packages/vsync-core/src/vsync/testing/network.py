@@ -1,7 +1,8 @@
 """A network in virtual time: it loses, repeats, delays and reorders packets, all from one seed.
 
-Addresses are host numbers. What every path does to packets is in ``Conditions``; which paths carry
-nothing is in ``cuts``; and ``Rule`` picks single frames out, by the type byte of their header.
+Addresses are host numbers; where hosts are wired (see ``wiring``), a ``Link``. What every path
+does to packets is in ``Conditions``; which paths carry nothing is in ``cuts``; and ``Rule`` picks
+single frames out, by the type byte of their header.
 """
 
 import heapq
@@ -10,16 +11,23 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vsync.transport import Arrival, Burst, Packet, Train
 from vsync.wire.header import FrameType
+
+if TYPE_CHECKING:
+    from vsync.testing.wiring import Sending
 
 TYPE_OFFSET: Final = 3
 """Where a packet's header has its frame type."""
 
 PACKET_OVERHEAD_BYTES: Final = 256
 """What a waiting packet takes of a receive buffer beyond its own bytes, as kernels count."""
+
+RECORDED_SHARE: Final = 0.02
+RECORDED_MAX: Final = 500
+"""What somebody who attacks records of all packets, and sends again."""
 
 NEVER: Final = float("inf")
 
@@ -36,6 +44,13 @@ class Conditions:
     spikes: float = 0.0
     """Share of packets that take up to ``spike_s`` longer."""
     spike_s: float = 0.02
+
+
+class Link(NamedTuple):
+    """The address of a host on one of several networks, which are all in one ``Network``."""
+
+    number: int
+    host: int
 
 
 class Action(Enum):
@@ -129,13 +144,18 @@ class Network:
         self.conditions = Conditions()
         self.cuts: set[tuple[int, int]] = set()
         """Paths that carry nothing, each as (from, to)."""
+        self.lossy: dict[int, float] = {}
+        """Links that lose packets besides, and which share of them."""
+        self.attacked = False
+        """Somebody records packets and sends them again, whole or spoiled; for sealed ones."""
         self.rules: list[Rule] = []
         self.inboxes: dict[int, Inbox] = {}
         self.latest: dict[tuple[int, FrameType], bytes] = {}
         """The last packet of each type that each host sent."""
         self._random = random
         self._receive_buffer_bytes = receive_buffer_bytes
-        self._flying: list[tuple[float, int, int, int, bytes]] = []
+        self._flying: list[tuple[float, int, Link, int, bytes]] = []
+        self._recorded: deque[tuple[bytes, Link]] = deque(maxlen=RECORDED_MAX)
         self._sent = 0
 
     def attach(self, host: int) -> Inbox:
@@ -163,6 +183,7 @@ class Network:
     def heal(self) -> None:
         """Every path carries everything again; conditions and rules are gone."""
         self.cuts.clear()
+        self.lossy.clear()
         self.rules.clear()
         self.conditions = Conditions()
 
@@ -181,11 +202,48 @@ class Network:
             self.latest[sender, FrameType(packet[TYPE_OFFSET])] = packet
             for receiver in receivers:
                 if (sender, receiver) not in self.cuts:
-                    self._carry(packet, sender, receiver, now)
+                    self._carry(packet, packet, Link(0, sender), receiver, now)
+
+    def send_wired(self, sender: int, sending: "Sending", now: float) -> None:
+        """As ``send``, for a host that is wired."""
+        link, burst, seen = sending
+        receivers: Iterable[int]
+        if burst.destination is None:
+            receivers = [host for host in self.inboxes if host != sender]
+        else:
+            assert isinstance(burst.destination, Link)
+            receivers = [burst.destination.host]
+        source = Link(link, sender)
+        for data, shown in zip(burst.packets, seen, strict=True):
+            plain, packet = bytes(data), bytes(shown)
+            if self.attacked:
+                self._attack(packet, source, now)
+            for receiver in receivers:
+                loss = self.lossy.get(link, 0.0)
+                if (sender, receiver) in self.cuts or (loss and self._random.random() < loss):
+                    continue
+                self._carry(plain, packet, source, receiver, now)
+
+    def _attack(self, packet: bytes, source: Link, now: float) -> None:
+        """Record a packet; or send one that was recorded to somebody, as it was or spoiled."""
+        dice = self._random.random()
+        if dice < RECORDED_SHARE:
+            self._recorded.append((packet, source))
+        elif dice < 2 * RECORDED_SHARE and self._recorded:
+            packet, source = self._random.choice(self._recorded)
+            place = self._random.randrange(len(packet))
+            match self._random.randrange(3):
+                case 0:
+                    packet = packet[:place] + bytes([packet[place] ^ 0x10]) + packet[place + 1 :]
+                case 1:
+                    packet = packet[:place]
+            receiver = self._random.choice(list(self.inboxes))
+            number = self._random.choice((source.number, 3 - source.number))
+            self._fly(packet, Link(max(number, 1), source.host), receiver, now)
 
     def inject(self, packet: bytes, sender: int, receiver: int, now: float) -> None:
         """Send any bytes, past all faults."""
-        self._fly(packet, sender, receiver, now + self.conditions.latency_min_s)
+        self._fly(packet, Link(0, sender), receiver, now + self.conditions.latency_min_s)
 
     def next_arrival(self) -> float:
         """When the next packet arrives; infinity if none flies."""
@@ -195,18 +253,19 @@ class Network:
         """Put what has arrived by *now* into the receive buffers; whose."""
         receivers: list[int] = []
         while self._flying and self._flying[0][0] <= now:
-            _, _, sender, receiver, packet = heapq.heappop(self._flying)
+            _, _, source, receiver, packet = heapq.heappop(self._flying)
             inbox = self.inboxes.get(receiver)
             if inbox is not None:
-                inbox.put(Packet(packet, sender))
+                inbox.put(Packet(packet, source if source.number else source.host))
                 receivers.append(receiver)
         return receivers
 
-    def _carry(self, packet: bytes, sender: int, receiver: int, now: float) -> None:
+    def _carry(self, plain: bytes, packet: bytes, source: Link, receiver: int, now: float) -> None:
+        """Carry *packet*, which rules see as *plain*."""
         random, conditions = self._random, self.conditions
         copies = 1
         delay_s = 0.0
-        rule = next((rule for rule in self.rules if rule.fits(packet, sender, receiver)), None)
+        rule = next((rule for rule in self.rules if rule.fits(plain, source.host, receiver)), None)
         if rule is not None:
             rule.count -= 1
             if rule.count <= 0:
@@ -226,8 +285,8 @@ class Network:
             latency_s = delay_s + random.uniform(conditions.latency_min_s, conditions.latency_max_s)
             if conditions.spikes and random.random() < conditions.spikes:
                 latency_s += random.uniform(0, conditions.spike_s)
-            self._fly(packet, sender, receiver, now + latency_s)
+            self._fly(packet, source, receiver, now + latency_s)
 
-    def _fly(self, packet: bytes, sender: int, receiver: int, arrives_at: float) -> None:
+    def _fly(self, packet: bytes, source: Link, receiver: int, arrives_at: float) -> None:
         self._sent += 1
-        heapq.heappush(self._flying, (arrives_at, self._sent, sender, receiver, packet))
+        heapq.heappush(self._flying, (arrives_at, self._sent, source, receiver, packet))

@@ -31,8 +31,10 @@ from vsync.testing.faults import (
     Running,
     Step,
     do,
+    random_link_faults,
     random_schedule,
     random_settings,
+    random_wires,
 )
 from vsync.testing.network import Action, Rule
 from vsync.testing.properties import check
@@ -150,10 +152,16 @@ def show_line(line: Line) -> str:
 
 def simulate(seed: int, nodes: int, steps: Sequence[Step] | None = None) -> Outcome:
     """Run one seed with that many nodes; with *steps* instead of those that the seed gives."""
+    wires = random_wires(Random(f"wires {seed} {nodes}"))
     if steps is None:
-        steps = random_schedule(Random(f"steps {seed} {nodes}"), nodes)
+        # Of their own dice each, so that what a seed means changes as little as can be.
+        link_faults = random_link_faults(Random(f"links {seed} {nodes}"), wires.links)
+        faults = random_schedule(Random(f"steps {seed} {nodes}"), nodes)
+        steps = sorted([*faults, *link_faults], key=lambda step: step.at_s)
     settings, packet_bytes_max = random_settings(Random(f"settings {seed} {nodes}"))
-    cluster = Cluster(nodes, seed, settings=settings, packet_bytes_max=packet_bytes_max)
+    cluster = Cluster(
+        nodes, seed, settings=settings, packet_bytes_max=packet_bytes_max, wires=wires
+    )
     failures: list[Failure] = []
     try:
         _play(cluster, steps)

@@ -1,0 +1,96 @@
+"""Wiring: what stands between a simulated node's engine and the network: seals, several links."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+from vsync.keys import Key, KeyRing
+from vsync.links import Links, Manner, Mode
+from vsync.seal import OVERHEAD_BYTES, Guard, Stamp
+from vsync.testing.network import Link
+from vsync.transport import Arrival, Burst, Packet, Station
+
+KEY: Final = Key(bytes(range(32)))
+"""That of all simulated rings that have one; nobody else needs it."""
+
+
+class Wires(NamedTuple):
+    """How the nodes of a cluster are connected."""
+
+    links: int = 1
+    mode: Mode = Mode.PASSIVE
+    sealed: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Engines are on the network as they are."""
+        return self.links == 1 and not self.sealed
+
+
+PLAIN: Final = Wires()
+
+
+class Sending(NamedTuple):
+    """A burst on its way onto one link: as it is, and as it is seen there."""
+
+    link: int
+    burst: Burst
+    seen: Sequence[bytes | memoryview]
+
+
+class Wiring:
+    """That of one life of one node. Addresses are ``Link``."""
+
+    def __init__(self, wires: Wires, station: Station, packet_bytes_max: int, now: float) -> None:
+        self.packet_bytes_max = packet_bytes_max - (OVERHEAD_BYTES if wires.sealed else 0)
+        self._links: Links | None = None
+        numbers = range(1, wires.links + 1)
+        if wires.links > 1:
+            manner = replace(Manner(), mode=wires.mode)
+            self._links = Links(station, manner=manner, now=now)
+            self._links.packet_bytes_max = self.packet_bytes_max
+            for number in numbers:
+                self._links.add(number, now)
+        self._guards: dict[int, Guard] = {}
+        if wires.sealed:
+            stamp = Stamp(station.node, station.instance, station.life, 1)
+            self._guards = {link: Guard(KeyRing(KEY), stamp, link=link) for link in numbers}
+
+    def send(self, burst: Burst) -> Iterator[Sending]:
+        """What *burst* becomes on the links."""
+        parts = [(1, burst)] if self._links is None else self._links.send(burst)
+        for link, part in parts:
+            yield self._sealed(link, part)
+
+    def hellos(self, now: float) -> Iterator[Sending]:
+        """What the links themselves have to say."""
+        if self._links is not None:
+            self._links.handle_timeout(now)
+            for link, hello in self._links.take_hellos():
+                yield self._sealed(link, hello)
+
+    def _sealed(self, link: int, burst: Burst) -> Sending:
+        guard = self._guards.get(link)
+        seen = burst.packets if guard is None else guard.seal_burst(burst).packets
+        return Sending(link, burst, seen)
+
+    def arrived(
+        self, arrivals: Sequence[Packet | Arrival], now: float
+    ) -> Sequence[Packet | Arrival]:
+        """What of *arrivals* the engine is to see."""
+        found: list[Packet | Arrival] = []
+        for arrival in arrivals:
+            assert isinstance(arrival.source, Link)
+            number = arrival.source.number
+            guard = self._guards.get(number)
+            opened = [arrival] if guard is None else guard.open_arrivals([arrival])
+            if self._links is not None:
+                opened = self._links.arrived(number, opened, now)
+            found += opened
+        if self._links is not None:
+            self._links.look(now)
+        return found
+
+    def poll_timeout(self) -> float:
+        """When ``hellos`` is to be called."""
+        return float("inf") if self._links is None else self._links.poll_timeout()
