@@ -109,6 +109,15 @@ def redundancy(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
+def soak(session: nox.Session) -> None:
+    """Run five nodes under random faults for half an hour; ``-- --minutes 2 --seed 7``.
+
+    Needs root, for network namespaces.
+    """
+    run_python(session, "-m", "benchmarks.soak", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
 def slow_reader(session: nox.Session) -> None:
     """See what a reader that takes nothing costs nine others, under each policy."""
     run_python(session, "-m", "benchmarks.slow_reader", *session.posargs)

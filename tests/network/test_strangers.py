@@ -5,6 +5,7 @@ They are dropped and counted by reason, and the ring does not mind.
 
 import random
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,16 +34,18 @@ class Stranger:
         self._host.ip("route", "add", "224.0.0.0/4", "dev", "eth0")
         self._ring = ring
 
-    def send(self, packets: list[bytes]) -> None:
-        """Send every packet to everyone, and to each node by itself."""
+    def send(self, packets: list[bytes], *, per_second: int = 100_000) -> None:
+        """Send every packet to everyone, and to each node by itself; no more than so many."""
         places = [(self._ring.group, self._ring.port)]
         places += [tuple(node.status()["transport"]["address"]) for node in self._ring.nodes]
 
         def spray() -> None:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-                for packet in packets:
+                for number, packet in enumerate(packets):
                     for place in places:
                         sender.sendto(packet, place)
+                    if number % 25 == 0:
+                        time.sleep(25 * len(places) / per_second)
 
         self._host.run(spray)
 

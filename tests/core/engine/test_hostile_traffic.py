@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from vsync.testing.cluster import Cluster
+from vsync.testing.network import Link
 from vsync.vocabulary import Guarantee
 from vsync.wire.header import HEADER_BYTES, HEADER_FAST, seal
 
@@ -35,10 +36,11 @@ def lied_to(seed: int) -> Cluster:
     cluster = Cluster(4, seed=seed)
     carry = cluster.network._carry
 
-    def carry_and_lie(packet: bytes, sender: int, receiver: int, now: float) -> None:
-        carry(packet, sender, receiver, now)
+    def carry_and_lie(plain: bytes, packet: bytes, source: Link, receiver: int, now: float) -> None:
+        carry(plain, packet, source, receiver, now)
         if random.random() < 0.2:
-            carry(changed(bytes(packet), random), sender, receiver, now)
+            lie = changed(packet, random)
+            carry(lie, lie, source, receiver, now)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster.network, "_carry", carry_and_lie)

@@ -183,6 +183,7 @@ class SimulatedNode(Node):
         self.settings = settings
         self._news = anyio.Event()
         self._sessions = []
+        self._keys = None
         self._session_numbers = 0
         self._services = {}
         self._rooms = tuple(Room(self, priority) for priority in Priority)
