@@ -1,0 +1,1 @@
+"""What ``vsync doctor`` looks at: this host, and the way to others."""
