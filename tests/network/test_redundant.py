@@ -123,6 +123,10 @@ def test_vsync_links_shows_each_link(make_ring: MakeRing) -> None:
     ring = make_ring("fastest")
     ring.cut_link(2)
     wait_for_states(ring, ["good", "faulty"])
+    eventually(
+        lambda: "nodes 2, 3 are" in str(ring[1].status()["warnings"]),
+        lambda: str(ring[1].status()["warnings"]),
+    )
     socket = ring[1].socket
     done = vsync("links", "--socket", socket)
     assert done.returncode == 0, done.stderr

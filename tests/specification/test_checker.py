@@ -529,5 +529,5 @@ def test_the_check_of_a_long_trace_takes_time_in_proportion_to_its_length() -> N
         return time.process_time() - started
 
     # Eight times the length; were it quadratic, it would take 64 times as long.
-    short = min(seconds(500) for _ in range(3))
-    assert seconds(4000) < 24 * short
+    short, long = (min(seconds(messages) for _ in range(3)) for messages in (500, 4000))
+    assert long < 32 * short

@@ -316,6 +316,40 @@ def test_a_node_that_comes_is_no_fault_of_a_link() -> None:
     assert net.nodes[1].take_news() == []
 
 
+def test_who_is_heard_on_one_link_a_moment_earlier_is_no_fault_of_the_other() -> None:
+    net = networks(nodes=2)
+    late = Links(Station(NodeId(3), 9, 0), manner=net.manner, now=net.now)
+    late.add(1, net.now)
+    late.add(2, net.now)
+    net.nodes[3], net.seen[3] = late, []
+    for _ in range(2):  # when it comes, and when it comes back
+        net.lossy = lambda link, sender, receiver: link == 2 and 3 in (sender, receiver)
+        net.run(0.2)
+        for _ in range(10):
+            net.send(3, TOKEN + b"%d" % net.count)
+            net.count += 1
+        net.look()
+        net.lossy = lambda link, sender, receiver: False
+        net.run(1)
+        net.nodes.pop(3)
+        net.run(1)
+        net.nodes[3] = late
+        net.run(0.01)
+    assert [news for links in net.nodes.values() for news in links.take_news()] == []
+
+
+def test_a_link_on_which_who_came_stays_silent_is_left() -> None:
+    net = networks(nodes=2)
+    late = Links(Station(NodeId(3), 9, 0), manner=net.manner, now=net.now)
+    late.add(1, net.now)
+    late.add(2, net.now)
+    net.nodes[3], net.seen[3] = late, []
+    net.lossy = lambda link, sender, receiver: link == 2 and 3 in (sender, receiver)
+    net.run(0.6)
+    assert net.state(1, 2) is net.state(3, 2) is LinkState.FAULTY
+    assert "node 3 is not heard" in str(net.nodes[1].take_news())
+
+
 def test_a_link_may_come_and_go() -> None:
     net = networks()
     for links in net.nodes.values():

@@ -35,9 +35,10 @@ HELLOS_MISSED: Final = 3.5
 """After so many intervals without its hello a node is not heard any more."""
 
 ELSEWHERE_MAX: Final = 3
-SILENT_MIN_S: Final = 0.02
+SILENT_MIN_S: Final = 0.04
 """Nor is it after so many tokens and the like that came on other links only, and so much time. Of
-tokens only one comes in each rotation, which may be 10 ms at full load."""
+tokens only one comes in each rotation, which may be 10 ms at full load; and a kernel that is short
+of processors may leave the packets of one interface lying for 20 ms while it hands up another's."""
 
 LONG_EVERY: Final = 5
 """Every so many hellos one is as long as a packet may be, to see that such packets pass."""
@@ -103,7 +104,9 @@ class Links:
 
     def add(self, number: int, now: float) -> None:
         """There is a link of that number from now on."""
-        self.links[number] = Quality(number, since=now, patience_s=self._manner.recover_s)
+        self.links[number] = Quality(
+            number, added_at=now, since=now, patience_s=self._manner.recover_s
+        )
 
     def remove(self, number: int) -> None:
         """There is no such link any more."""
@@ -183,8 +186,7 @@ class Links:
             node = self._nodes_of.get((number, source))
             hearing = None if node is None else link.hearing.get(node)
             if hearing is not None:
-                hearing.heard_at = now
-                hearing.elsewhere = 0
+                self._hear_anything(NodeId(node or 0), hearing, now)
             if packet is not None and not _is_part(packet):
                 first = self._is_first(number, bytes(packet))
                 if hearing is not None:
@@ -215,6 +217,14 @@ class Links:
             if other is not link and (hearing := other.hearing.get(node)) is not None:
                 hearing.elsewhere += 1
 
+    def _hear_anything(self, node: NodeId, hearing: Hearing, now: float) -> None:
+        hearing.heard_at = now
+        hearing.elsewhere = 0
+        peer = self._peers[node]
+        if now - peer.heard_at > self._manner.hello_s * HELLOS_MISSED:
+            peer.since = now
+        peer.heard_at = now
+
     def _hear(self, link: Quality, packet: bytes | memoryview, source: Address, now: float) -> None:
         try:
             hello = parse_hello(packet)
@@ -238,7 +248,7 @@ class Links:
                 self._count("hellos_dropped_too_many")
                 return
             self._forget_node(hello.node)
-            peer = self._peers[hello.node] = Peer(hello.life)
+            peer = self._peers[hello.node] = Peer(hello.life, now, now)
         hearing = link.hearing.get(hello.node)
         if hearing is None:
             hearing = link.hearing[hello.node] = Hearing(source, hello.counter - 1, now)
@@ -253,8 +263,8 @@ class Links:
             self._nodes_of.pop((link.number, hearing.address), None)
             hearing.address = source
         self._nodes_of[link.number, source] = hello.node
-        hearing.heard_at = hearing.echo_at = now
-        hearing.elsewhere = 0
+        self._hear_anything(hello.node, hearing, now)
+        hearing.echo_at = now
         hearing.echo_us = hello.sent_us
         ours = hello.heard.get(self._station.node)
         if ours is not None:
@@ -269,8 +279,10 @@ class Links:
         """See whether a link has fallen silent under load; call it after ``arrived``."""
         for link in self.links.values():
             if link.state is LinkState.GOOD and any(
-                hearing.elsewhere > ELSEWHERE_MAX and self._is_silent(hearing, now)
-                for hearing in link.hearing.values()
+                hearing.elsewhere > ELSEWHERE_MAX
+                and self._is_silent(hearing, now)
+                and not self._is_new(link, NodeId(node), now)
+                for node, hearing in link.hearing.items()
             ):
                 self._say_hello(now)
                 return
@@ -347,6 +359,14 @@ class Links:
             hearing.elsewhere > ELSEWHERE_MAX and silent_s > SILENT_MIN_S
         )
 
+    def _is_new(self, link: Quality, node: NodeId, now: float) -> bool:
+        """Whether *node* may just not have been heard on *link* yet: one of them has come, or come
+        back; or we have."""
+        if link.state is LinkState.FAULTY:
+            return False
+        since = max(link.added_at, self._peers[node].since)
+        return now < max(since + self._manner.hello_s * HELLOS_MISSED, self._doubted_until)
+
     def _heard_on(self, now: float) -> dict[NodeId, int]:
         """On which links each node is heard well; nodes that are heard on any."""
         masks: dict[NodeId, int] = {}
@@ -357,6 +377,10 @@ class Links:
                     node = NodeId(number)
                     well = link.mask if hearing.loss <= limit else 0
                     masks[node] = masks.get(node, 0) | well
+        for node in masks:
+            for link in self.links.values():
+                if self._is_new(link, node, now):
+                    masks[node] |= link.mask
         return masks
 
     def _loss_limit(self, link: Quality) -> float:

@@ -90,6 +90,10 @@ class Peer:
     """What is known of one node, whatever the link."""
 
     life: int
+    since: float
+    """Since when it is here; it was not heard on any link before."""
+    heard_at: float
+    """When it was last heard, on whatever link."""
     reached: int = 0
     """Mask of the links on which it hears us well; 0: none, or it has just come."""
     sent: int = 0
@@ -101,6 +105,7 @@ class Quality:
     """What is known of one link."""
 
     number: int
+    added_at: float = 0.0
     state: LinkState = LinkState.IDLE
     reason: str = ""
     """Why it is faulty."""
