@@ -280,6 +280,20 @@ def test_who_was_stopped_himself_blames_no_link() -> None:
     assert before.links[1].loss == before.links[2].loss == 0
 
 
+def test_what_a_full_buffer_of_ones_own_lost_is_no_fault_of_a_link() -> None:
+    net = networks()
+    for _ in range(3):
+        for _ in range(40):  # of one link the buffer took 40 packets, of the other none
+            net.lossy = lambda link, sender, receiver: link == 2 and receiver == 3
+            net.send(1, TOKEN + b"%d" % net.count)
+            net.count += 1
+        net.lossy = lambda link, sender, receiver: False
+        net.now += 0.3  # nobody's loop ran
+        net.run(0.5)
+    assert net.nodes[3].links[2].hearing[1].copy_loss == 0
+    assert net.nodes[3].take_news() == []
+
+
 def test_now_and_then_a_hello_is_as_long_as_a_packet_may_be() -> None:
     net = networks()
     net.nodes[1].packet_bytes_max = 1472

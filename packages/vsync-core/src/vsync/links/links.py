@@ -95,8 +95,8 @@ class Links:
         self._copies: OrderedDict[bytes, dict[int, int]] = OrderedDict()
         self._outgoing: list[tuple[int, Burst]] = []
         self._hello_at = now
-        self._doubted_until = now
-        """Gaps in hellos are not trusted before: we were stopped ourselves."""
+        self._doubted_until = now + 2 * manner.hello_s
+        """Losses are not trusted before: we were stopped ourselves, or have just begun."""
         self._news: list[str] = []
         self.counters: dict[str, int] = {}
 
@@ -299,12 +299,16 @@ class Links:
             return
         self._notice_pause(now)
         self._hello_at = max(self._hello_at + self._manner.hello_s, now)
+        # What was lost meanwhile was lost in our own buffers, here more and there less.
+        doubted = now < self._doubted_until
         for node, peer in self._peers.items():
             for link in self.links.values():
                 hearing = link.hearing.get(node)
-                if hearing is not None:
+                if hearing is not None and doubted:
+                    hearing.came = 0
+                elif hearing is not None:
                     hearing.count_copies(peer.sent)
-            if peer.sent >= COPIES_MIN:
+            if doubted or peer.sent >= COPIES_MIN:
                 peer.sent = 0
         self._say_hello(now)
 

@@ -9,7 +9,7 @@ from vsync.transport import Address
 HELLO_LOSS_GAIN: Final = 1 / 64
 """What one hello changes in the measured loss of hellos."""
 
-COPY_LOSS_GAIN: Final = 1 / 4
+COPY_LOSS_GAIN: Final = 1 / 8
 """What one interval changes in the measured loss of copies."""
 
 COPIES_MIN: Final = 20
