@@ -11,6 +11,7 @@ from tests.core.wire.frames import CODEC, LIFE, ME, sealed
 from tests.fuzz.feeding import GROUP, PLACES, RING, Target, joined, pieces
 from vsync.engine import Engine, MemoryStore
 from vsync.errors import MalformedPacket
+from vsync.ip.interfaces import InterfaceAddress
 from vsync.keys import Key, KeyRing
 from vsync.links import Hello, Links, Manner, build_hello
 from vsync.links.hello import Heard
@@ -22,7 +23,6 @@ from vsync.vocabulary import Guarantee, NodeId, RingId
 from vsync.wire import IN_PARTS, Beacon, Commit, Entry, Join, Token, Wake
 from vsync.wire.header import HEADER_BYTES
 from vsync_transport_udp import fanout, hello, peers
-from vsync_transport_udp.interfaces import InterfaceAddress
 
 # --- the seal -----------------------------------------------------------------------------------
 
