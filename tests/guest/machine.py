@@ -285,7 +285,7 @@ class GuestProcess:
 
     def __init__(self, guest: Guest, pid: int) -> None:
         self._guest = guest
-        self._pid = pid
+        self.pid = pid
         self._code: int | None = None
         self._asked_at = 0.0
 
@@ -299,19 +299,19 @@ class GuestProcess:
         """The exit code, once it has ended."""
         self._look(UP_WITHIN_S if timeout is None else timeout)
         if self._code is None:
-            raise subprocess.TimeoutExpired(f"process {self._pid} of the guest", timeout or 0)
+            raise subprocess.TimeoutExpired(f"process {self.pid} of the guest", timeout or 0)
         return self._code
 
     def _look(self, patience_s: float) -> None:
         if self._code is None:
             within_s = patience_s + UP_WITHIN_S
-            answer = self._guest.ask("wait", within_s, pid=self._pid, patience_s=patience_s)
+            answer = self._guest.ask("wait", within_s, pid=self.pid, patience_s=patience_s)
             self._code = answer["code"]
             self._asked_at = time.monotonic()
 
     def send_signal(self, sig: int) -> None:
         """Send a signal, if it has not ended."""
-        self._guest.ask("kill", pid=self._pid, number=int(sig))
+        self._guest.ask("kill", pid=self.pid, number=int(sig))
 
     def kill(self) -> None:
         """End it by force."""
@@ -319,4 +319,4 @@ class GuestProcess:
 
     def hang_up(self) -> None:
         """End its standard input."""
-        self._guest.ask("hang_up", pid=self._pid)
+        self._guest.ask("hang_up", pid=self.pid)

@@ -33,6 +33,8 @@ ROOT = Path(__file__).parents[2]
 class Process(Protocol):
     """A process that was started, as ``subprocess.Popen`` has it."""
 
+    pid: int
+
     def poll(self) -> int | None:
         """The exit code; None while it runs."""
 
