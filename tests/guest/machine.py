@@ -77,10 +77,18 @@ class Guest:
     given, which exist already. Raises NoGuest if this machine lacks what it takes.
     """
 
-    def __init__(self, directory: Path, *, taps: Sequence[str] = (), netns: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        taps: Sequence[str] = (),
+        netns: str = "",
+        life_s: float = LIFE_S,
+    ) -> None:
         self.directory = directory
         self._taps = taps
         self._netns = netns
+        self._life_s = life_s
         self._stack = contextlib.ExitStack()
         self._qemu: subprocess.Popen[bytes] | None = None
         self._console = directory / "console"
@@ -127,7 +135,7 @@ class Guest:
             self._qemu = subprocess.Popen(
                 [
                     *(("ip", "netns", "exec", self._netns) if self._netns else ()),
-                    *("timeout", "--kill-after=5", str(LIFE_S), qemu),
+                    *("timeout", "--kill-after=5", str(self._life_s), qemu),
                     *("-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2"),
                     *("-m", str(MEMORY_MB), "-nographic", "-no-reboot", "-nodefaults"),
                     *("-serial", "stdio", "-kernel", str(found.image)),

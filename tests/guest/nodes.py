@@ -28,8 +28,13 @@ def add_cards(ethernet: Ethernet, count: int) -> list[str]:
 
 
 def address(number: int) -> str:
-    """The address of the guest's node of that number; it is the same in the guest's settings."""
+    """The address of the node of that number, in the guest or on a host."""
     return f"10.77.0.{number}"
+
+
+def address6(number: int) -> str:
+    """The same for IPv6."""
+    return f"fd77::{number}"
 
 
 def add_devices(guest: Guest, numbers: Sequence[int]) -> None:
@@ -53,10 +58,17 @@ def add_devices(guest: Guest, numbers: Sequence[int]) -> None:
             ip rule add pref {20 + card} from {address(number)} lookup {table}
             ip route add 10.77.0.0/24 dev {name} table {table}
             ip route add 224.0.0.0/4 dev {name} table {table}
+            ip address add {address6(number)}/64 dev {name} nodad
+            ip -6 rule add pref {10 + card} iif {name} lookup local
+            ip -6 rule add pref {20 + card} from {address6(number)} lookup {table}
+            ip -6 route add fd77::/64 dev {name} table {table}
+            ip -6 route add multicast ff00::/8 dev {name} table {table}
             rdma link add rxe{card} type rxe netdev {name}
             """
         )
-    guest.need("ip rule add pref 100 lookup local; ip rule del pref 0; mkdir -p " + LOCAL)
+    for ip in ("ip", "ip -6"):
+        guest.need(f"{ip} rule add pref 100 lookup local; {ip} rule del pref 0")
+    guest.need(f"mkdir -p {LOCAL}")
 
 
 class GuestNode(Node):

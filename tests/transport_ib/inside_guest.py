@@ -8,7 +8,7 @@ import select
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
 import pytest
 
@@ -57,9 +57,12 @@ def opened(devices: dict[str, Device]) -> Iterator[Open]:
     """Open a device, with all receives posted and the wake-up asked for."""
     made: list[Verbs] = []
 
-    def open_verbs(name: str, qkey: int = DEFAULT_QKEY) -> Verbs:
+    def open_verbs(name: str, *, qkey: int = DEFAULT_QKEY, group: str = GROUP) -> Verbs:
+        wanted = ip_address(group)
         (entry,) = [
-            entry for entry in devices[name].ports[0].gids if isinstance(entry.ip, IPv4Address)
+            entry
+            for entry in devices[name].ports[0].gids
+            if entry.ip.version == wanted.version and not entry.ip.is_link_local
         ]
         verbs = rdma.open_verbs(
             Endpoint(
@@ -67,7 +70,7 @@ def opened(devices: dict[str, Device]) -> Iterator[Open]:
                 port=1,
                 gid_index=entry.index,
                 gid=entry.gid,
-                group=IPv4Address(GROUP),
+                group=wanted,
                 message_bytes_max=1024,
                 receive_slots=SLOTS,
                 send_slots=SLOTS,
@@ -125,6 +128,16 @@ def test_slots_come_back_in_the_order_in_which_they_went(opened: Open) -> None:
     assert [each.data for each in found] == messages
     assert {each.source for each in found} == {one.own}
     assert [(each.slot, each.status) for each in one.poll_sends()] == [(39, 0)]
+
+
+def test_ipv6_carries_to_all_and_to_one(opened: Open) -> None:
+    one, two = (opened(name, group="ff15::77:9") for name in ("rxe0", "rxe1"))
+    one.post_sends(0, [b"to all"], None)
+    (found,) = received(two, 1)
+    assert (found.data, found.source) == (b"to all", one.own)
+    two.post_sends(0, [b"to one"], found.source)
+    answers = [each.data for each in received(one, 2, 2.0)]
+    assert b"to one" in answers
 
 
 def test_a_stranger_with_another_qkey_is_not_heard(opened: Open) -> None:
