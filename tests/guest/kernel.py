@@ -10,10 +10,13 @@ import lzma
 import os
 import re
 import shutil
+import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, cast
+
+from tests.guest.archive import Archive
 
 PACKAGE: Final = "linux-image-amd64"
 """The package that stands for the newest kernel of this release of Debian."""
@@ -39,6 +42,7 @@ for place in proc sys dev; do $B mount --move /$place /new/$place; done
 $B mount -t tmpfs t /new/run; $B mkdir -p /new/run/shared
 $B mkdir -p /new/dev/shm; $B mount -t tmpfs t /new/dev/shm
 $B mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288 shared /new/run/shared
+while read -r place; do $B mount --bind /tree$place /new$place; done < /new/run/shared/copied
 $B chroot /new /bin/sh /run/shared/begin
 echo o > /new/proc/sysrq-trigger; $B sleep 5
 """
@@ -111,39 +115,28 @@ def _release(place: Path) -> str:
 
 def _write_initial(place: Path, release: str) -> None:
     """Make the archive that the kernel unpacks into memory: busybox, modules, ``INIT``."""
-    tree = place / "initial"
-    shutil.rmtree(tree, ignore_errors=True)
-    (tree / "bin").mkdir(parents=True)
-    (tree / "modules").mkdir()
     busybox = shutil.which("busybox")
     if busybox is None:
         raise NoGuest("busybox is not installed; on Debian it comes with busybox-static")
-    shutil.copy(busybox, tree / "bin" / "busybox")
-    (tree / "bin" / "sh").symlink_to("busybox")
-    order: list[str] = []
-    for module in MODULES:
-        told = _need("modprobe", "-d", str(place), "-S", release, "-D", module)
-        for path in re.findall(r"^insmod (\S+)", told, re.MULTILINE):
-            name = Path(path).name.removesuffix(".xz")
-            if name in order:
-                continue
-            order.append(name)
-            content = Path(path).read_bytes()
-            content = lzma.decompress(content) if path.endswith(".xz") else content
-            (tree / "modules" / name).write_bytes(content)
-    (tree / "modules" / "order").write_text("\n".join(order))
-    (tree / "init").write_text(INIT)
-    (tree / "init").chmod(0o755)
-    names = "\n".join(str(path.relative_to(tree)) for path in sorted(tree.rglob("*")))
-    archive = subprocess.run(
-        ["cpio", "-o", "-H", "newc", "--quiet"],
-        input=names.encode(),
-        cwd=tree,
-        capture_output=True,
-        check=True,
-    ).stdout
     unfinished = place / "initial.part"
-    unfinished.write_bytes(gzip.compress(archive, 1))
+    with gzip.open(unfinished, "wb", compresslevel=1) as file:
+        archive = Archive(cast(BinaryIO, file))
+        archive.write("init", stat.S_IFREG | 0o755, INIT.encode())
+        archive.add(Path(busybox), "bin/busybox")
+        archive.write("bin/sh", stat.S_IFLNK | 0o777, b"busybox")
+        order: list[str] = []
+        for module in MODULES:
+            told = _need("modprobe", "-d", str(place), "-S", release, "-D", module)
+            for path in re.findall(r"^insmod (\S+)", told, re.MULTILINE):
+                name = Path(path).name.removesuffix(".xz")
+                if name in order:
+                    continue
+                order.append(name)
+                content = Path(path).read_bytes()
+                content = lzma.decompress(content) if path.endswith(".xz") else content
+                archive.add(Path(path), f"modules/{name}", content)
+        archive.write("modules/order", stat.S_IFREG | 0o644, "\n".join(order).encode())
+        archive.close()
     unfinished.rename(place / "initial.gz")
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
+from tests.guest.archive import Archive, matches, walk
 from tests.guest.kernel import NoGuest, kernel
 
 SHARED: Final = Path("/run/shared")
@@ -45,18 +46,12 @@ COMMAND_LINE: Final = "console=ttyS0 panic=-1 quiet mitigations=off nokaslr"
 
 POLL_INTERVAL_S: Final = 0.5
 
-NOT_COPIED: Final = (
-    *("lib/python3.*/test", "lib/python3.*/config-*", "lib/python3.*/idlelib", "ensurepip"),
+NOT_COPIED: Final[tuple[str, ...]] = (
+    *("python3.*/test", "python3.*/config-*", "idlelib", "ensurepip", "lib2to3", "turtledemo"),
     *("*__mypyc*.so", "site-packages/mypy", "site-packages/mypyc", "site-packages/ruff*"),
-    *("site-packages/pip", "site-packages/virtualenv", "site-packages/setuptools"),
-    *(
-        "site-packages/grimp",
-        "site-packages/importlinter",
-        "sboms",
-        "site-packages/nox",
-        "site-packages/coverage",
-        "captures",
-    ),
+    *("site-packages/pip", "site-packages/virtualenv", "site-packages/setuptools", "sboms"),
+    *("site-packages/grimp", "site-packages/importlinter", "site-packages/nox", "captures"),
+    *("site-packages/coverage", "site-packages/ast_serialize", "site-packages/tzdata"),
 )
 """Large, and of no use there."""
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -118,28 +113,27 @@ class Guest:
         self.modules = found.modules
         agent = shlex.join([sys.executable, str(Path(__file__).with_name("agent.py")), "agent"])
         here = shlex.quote(str(self.directory))
-        copied = write_tree(self.directory / "tree.tar")
-        mounts = "".join(
-            f"mount --bind /run/tree{path} {path}\n" for path in map(shlex.quote, copied)
-        )
         (self.directory / "begin").write_text(
             f"export PATH={PATH} HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1\n"
-            f"mkdir -p {here} /run/tree && mount --bind {SHARED} {here}\n"
-            f"tar -C /run/tree -xf {SHARED}/tree.tar && rm {SHARED}/tree.tar\n{mounts}"
+            f"mkdir -p {here} && mount --bind {SHARED} {here}\n"
             f"cd {shlex.quote(str(ROOT))}; ip link set lo up\n"
             f"exec {agent} > {SHARED}/agent.log 2>&1\n"
         )
         sockets = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="guest-"))
         port = Path(sockets) / "agent"
+        initial = Path(sockets) / "initial"
+        copied = write_initial(initial, found.initial)
+        (self.directory / "copied").write_text("".join(f"{path}\n" for path in copied))
         with self._console.open("wb") as console:
             self._qemu = subprocess.Popen(
                 [
+                    *("setpriv", "--pdeathsig", "TERM"),  # nobody else would end it then
                     *(("ip", "netns", "exec", self._netns) if self._netns else ()),
                     *("timeout", "--kill-after=5", str(self._life_s), qemu),
                     *("-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "2"),
                     *("-m", str(MEMORY_MB), "-nographic", "-no-reboot", "-nodefaults"),
                     *("-serial", "stdio", "-kernel", str(found.image)),
-                    *("-initrd", str(found.initial), "-append", COMMAND_LINE),
+                    *("-initrd", str(initial), "-append", COMMAND_LINE),
                     *self._file_system("root", Path("/"), ",readonly=on,multidevs=remap"),
                     *self._file_system("shared", self.directory, ""),
                     *("-device", "virtio-serial-pci"),
@@ -268,23 +262,26 @@ class Guest:
             self._qemu.wait()
 
 
-def write_tree(archive: Path) -> list[str]:
-    """Write an archive of what Python imports; give the directories that it holds.
+def write_initial(file: Path, kernel_s: Path) -> list[str]:
+    """Write the first file system: the kernel's, and what Python imports; give its directories.
 
     To look for a module in a directory of the host takes a guest a millisecond, and Python looks in
     many: with copies in the guest's memory an import takes a third of the time.
     """
     paths = sysconfig.get_paths()
-    library = paths["stdlib"]
-    copied = [library, paths["purelib"], str(ROOT / "packages"), str(ROOT / "tests")]
-    patterns = list(NOT_COPIED)
-    if paths["purelib"].startswith(f"{library}/"):
-        copied.remove(paths["purelib"])
-    else:
-        patterns.append(f"{library.lstrip('/')}/site-packages")
-    command = ["tar", "-C", "/", "-cf", str(archive)]
-    command += [f"--exclude={pattern}" for pattern in patterns]
-    subprocess.run([*command, *(path.lstrip("/") for path in copied)], check=True)
+    copied = [paths["stdlib"], str(ROOT / "packages"), str(ROOT / "tests")]
+    patterns = NOT_COPIED
+    if not paths["purelib"].startswith(f"{paths['stdlib']}/"):
+        copied.append(paths["purelib"])
+        patterns += (f"{paths['stdlib'].lstrip('/')}/site-packages",)
+    with file.open("wb") as written:
+        written.write(kernel_s.read_bytes())
+        written.write(bytes(-written.tell() % 512))
+        archive = Archive(written)
+        for top in copied:
+            for path in walk(Path(top), matches(patterns)):
+                archive.add(path, f"tree{path}")
+        archive.close()
     return copied
 
 

@@ -26,7 +26,7 @@ UDP = "udp dport 5405"
 
 WARM = (
     *("vsync_cli.main", "vsync_cli.commands.run", "vsync_cli.commands.status"),
-    *("vsync_cli.commands.send", "tests.network.load", "pytest"),
+    *("vsync_cli.commands.send", "vsync.testing", "pytest"),
     *("vsync_transport_ib.transport", "vsync_transport_ib.rdma", "vsync_transport_udp.transport"),
 )
 
