@@ -21,6 +21,7 @@ from vsync_transport_ib.rdma_core import WC, Pointer, error_text, libibverbs
 from vsync_transport_ib.rdma_devices import devices as devices
 from vsync_transport_ib.rdma_devices import find_source
 from vsync_transport_ib.rdma_events import take_events
+from vsync_transport_ib.sources import Sources
 from vsync_transport_ib.verbs import (
     MULTICAST_QPN,
     Endpoint,
@@ -38,7 +39,6 @@ REVIVE_INTERVAL_S: Final = 0.05
 """How often, at most, a queue pair that an error stopped is started again."""
 
 UNICAST_HOPS: Final = 64
-PEERS_MAX: Final = 4096
 POLL_MAX: Final = 1024
 """Completions that are taken from the device in one call."""
 
@@ -47,10 +47,6 @@ FAILED: Final = 21
 
 FLUSHED: Final = 5
 """The status of what was given back because the queue pair stopped: IBV_WC_WR_FLUSH_ERR."""
-
-_IPV4_FIRST_BYTE: Final = 0x45
-_IPV4_AT: Final = 20
-_MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
 def open_verbs(endpoint: Endpoint) -> Verbs:
@@ -81,7 +77,6 @@ class RdmaVerbs:
         self._completions_at = ctypes.addressof(self._completions)
         self._refused = ctypes.c_void_p()
         self._refused_at = ctypes.addressof(self._refused)
-        self._peers: dict[tuple[int, int, bytes], Peer] = {}
         self._posted: deque[int] = deque()
         """Receive slots that the device has, in its order."""
         self._batches: deque[tuple[int, bool]] = deque()
@@ -104,6 +99,7 @@ class RdmaVerbs:
         pair.open()
         self._port_down = not pair.port_is_active
         self._own = Peer(self._endpoint.gid.packed, pair.qpn, pair.lid)
+        self._sources = Sources(with_lid=pair.layer is LinkLayer.INFINIBAND)
         self._handles = AddressHandles(
             self._create_handle,
             self._lib.ibv_destroy_ah,
@@ -212,7 +208,7 @@ class RdmaVerbs:
                 self._revive()
             return ()
         batch = []
-        received, posted = self._pair.work.received, self._posted
+        received, posted, source = self._pair.work.received, self._posted, self._sources.find
         completions = WC.iter_unpack(self._completed[: count * WC.size])
         for slot, status, _, _, size, _, _, qpn, _, _, lid, _, _ in completions:
             if status == FLUSHED:
@@ -224,28 +220,9 @@ class RdmaVerbs:
                 batch.append(ReceiveCompletion(slot, status, b"", self._own))
                 continue
             header, data = received(slot, size)
-            batch.append(ReceiveCompletion(slot, 0, data, self._source(header, qpn, lid)))
+            batch.append(ReceiveCompletion(slot, 0, data, source(header, qpn, lid)))
         self._counters["received"] += len(batch)
         return batch
-
-    def _source(self, header: bytes, qpn: int, lid: int) -> Peer:
-        """Who sent a message: its GID is in the room for the route header.
-
-        With RoCE over IPv4 that ends in an IP header.
-        """
-        if header[_IPV4_AT] == _IPV4_FIRST_BYTE and header[0] >> 4 != 6:
-            place = header[32:36]
-        else:
-            place = header[8:24]
-        key = qpn, lid, place
-        peer = self._peers.get(key)
-        if peer is None:
-            if len(self._peers) >= PEERS_MAX:
-                self._peers.clear()  # strangers; the few that matter are back at once
-            gid = _MAPPED + place if len(place) == 4 else place
-            peer = Peer(gid, qpn, 0 if self._pair.layer is LinkLayer.ETHERNET else lid)
-            self._peers[key] = peer
-        return peer
 
     # --- sending --------------------------------------------------------------------------------
 
