@@ -72,7 +72,6 @@ def what_the_network_lacks() -> str | None:
 GUEST_TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",
-    "cpio": "cpio",
     "depmod": "kmod",
     "rdma": "iproute2",
 }
