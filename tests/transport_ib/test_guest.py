@@ -95,6 +95,17 @@ def make_ring(place: Place, name: str, *, outside: bool = False, links: bool = F
     )
 
 
+def test_a_script_in_the_guest_gives_code_output_and_files_and_may_not_take_for_ever(
+    place: Place,
+) -> None:
+    file = place.guest.directory / "written"
+    done = place.guest.run(f"uname -r; echo trouble >&2; echo content > {file}; exit 3")
+    assert done.code == 3
+    assert done.output.endswith("-amd64\ntrouble\n")
+    assert file.read_text() == "content\n"
+    assert place.guest.run("echo began; sleep 50 & sleep 50", within_s=0.5) == (None, "began\n")
+
+
 def test_the_contract_holds_over_verbs_and_devices_do_as_they_say(place: Place) -> None:
     # What it would rewrite is imported already; see `Guest.warm`.
     options = ("-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
