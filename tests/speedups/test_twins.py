@@ -100,10 +100,9 @@ def run(modules: Any, size: int, script: Iterable[Any]) -> tuple[list[Any], list
 
     def take(parts_max: int) -> bool:
         packed = packer.take(parts_max)
-        told.append(packed and (*packed[:3], list(map(bytes, packed.pieces)), packed[4]))
+        told.append(packed and (*packed[:3], list(map(bytes, packed.pieces)), *packed[4:]))
         if packed is not None:
-            index, counter, flags, pieces, _ = packed
-            frames.append(codec.data(RING, len(frames) + 1, index, counter, flags, pieces))
+            frames.append(codec.data(RING, len(frames) + 1, *packed[:-1]))
         return packed is not None
 
     for step in script:
@@ -147,6 +146,15 @@ def delivered(modules: Any, frames: list[Any], order: list[int], stable: int) ->
     return [*told, reader.malformed, control.malformed, control.news]
 
 
+def own(modules: Any, frames: list[Any]) -> list[Any]:
+    """What the node that made *frames* delivers of them."""
+    reader, control = modules.streams.Reader(MESSAGE_BYTES_MAX), modules.streams.ControlReader()
+    log = modules.log.Log(RING, reader, control)
+    told = [log.add(frame) for frame in frames]
+    log.settle(len(frames))
+    return [*told, *map(tuple, log.deliver(CONFIGURATION))]
+
+
 @given(packet_bytes, steps, st.data())
 def test_messages_become_the_same_frames_and_these_the_same_deliveries(
     size: int, script: list[Any], data: st.DataObject
@@ -155,6 +163,7 @@ def test_messages_become_the_same_frames_and_these_the_same_deliveries(
     pure_frames, pure_told = run(pure(), size, script)
     assert told == pure_told
     assert list(map(facts, frames)) == list(map(facts, pure_frames))
+    assert own(compiled(), frames) == own(pure(), pure_frames)
     if frames:
         order = data.draw(
             st.one_of(

@@ -278,7 +278,7 @@ def test_a_transport_that_fails_ends_the_thread_and_says_why(make: Make) -> None
 
 def test_a_fault_of_our_own_ends_the_thread_and_is_shown(make: Make) -> None:
     driver = make()
-    driver.engine.take_events = lambda: 1 // 0  # type: ignore[method-assign,assignment,return-value]
+    driver.engine.take_runs = lambda: 1 // 0  # type: ignore[method-assign,assignment,return-value]
     driver.call(lambda now: None)
     until(lambda: driver.ended)
     assert isinstance(driver.failure, ZeroDivisionError)
@@ -388,9 +388,9 @@ def test_what_ended_the_node_is_not_hidden_by_a_message_that_waits(still: Driver
 
 def test_a_join_is_answered_when_its_view_is_in_the_mailbox(still: Driver) -> None:
     class Watched(Mailbox):
-        def put(self, events: list[Event]) -> None:
+        def put(self, events: list[Event], payload_bytes: int | None = None) -> None:
             answered.append(joining.done())
-            super().put(events)
+            super().put(events, payload_bytes)
 
     answered: list[bool] = []
     seat = Seat(1, Watched("watched", 1000))

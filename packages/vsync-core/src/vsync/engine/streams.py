@@ -26,6 +26,7 @@ from vsync.wire.data import (
     HEAD_BYTES_MIN,
     PRIORITIES,
     Data,
+    Own,
     parse_message_head,
 )
 from vsync.wire.group import CONTROL_BYTES_MAX, ControlMessage, parse_control
@@ -60,7 +61,18 @@ class Control(NamedTuple):
     message: ControlMessage
 
 
-Ordered: TypeAlias = Delivery | Control
+class Run(NamedTuple):
+    """Deliveries that stand one behind another in the order and have one envelope.
+
+    Most often all of a frame: who takes them need not look at each.
+    """
+
+    envelope: Envelope
+    deliveries: list[Delivery]
+    payload_bytes: int
+
+
+Ordered: TypeAlias = Run | Control
 
 
 class Reader:
@@ -82,6 +94,17 @@ class Reader:
         self.read_whole(frame, counter, message, 0, (len(message),), configuration, out)
         return out[0] if out else None
 
+    def read_own(self, frame: Data, own: Own, configuration: Configuration) -> list[Ordered]:
+        """What a frame that this node made brings: the messages that end in it."""
+        out: list[Ordered] = []
+        counter = frame.counter
+        for head, payloads in own:
+            envelope = self._envelope(frame, head, configuration)
+            assert envelope is not None  # it was made here
+            out.append(_run_of(envelope, counter, payloads, sum(map(len, payloads))))
+            counter += len(payloads)
+        return out
+
     def read_pieces(
         self,
         frame: Data,
@@ -98,7 +121,8 @@ class Reader:
         if envelope is None:
             self.malformed += 1
             return None
-        return Delivery(envelope, counter, b"".join([first[begin:], *pieces[1:]]))
+        payload = b"".join([first[begin:], *pieces[1:]])
+        return Run(envelope, [Delivery(envelope, counter, payload)], len(payload))
 
     def read_whole(
         self,
@@ -126,12 +150,12 @@ class Reader:
         if envelope is None:
             self._read_each(frame, counter, packet, starts, lengths, configuration, out)
             return
-        # What the class's own constructor does, without a call in Python for each.
-        new, begin = tuple.__new__, len(head)
-        out += [
-            new(Delivery, (envelope, number, packet[place + begin : place + length]))
-            for number, place, length in zip(count(counter), starts, lengths, strict=False)
+        begin = len(head)
+        payloads = [
+            packet[place + begin : place + length]
+            for place, length in zip(starts, lengths, strict=True)
         ]
+        out.append(_run_of(envelope, counter, payloads, sum(lengths) - begin * len(lengths)))
 
     def _read_alike(
         self,
@@ -157,8 +181,7 @@ class Reader:
         envelope = self._envelope(frame, head, configuration)
         if envelope is None:
             return False
-        rows = zip(repeat(envelope), count(counter), columns[1::2], strict=False)
-        out += map(_new_delivery, repeat(Delivery), rows)
+        out.append(_run_of(envelope, counter, columns[1::2], messages * payload_bytes))
         return True
 
     def _read_each(
@@ -172,6 +195,9 @@ class Reader:
         out: list[Ordered],
     ) -> None:
         """As ``read_whole``, for messages that differ in their heads, or make no sense."""
+        before: Envelope | None = None
+        alike: list[bytes] = []
+        first = counter
         for number, start, length in zip(count(counter), starts, lengths, strict=False):
             begin = start + HEAD_BYTES_MIN + packet[start] * GROUP_KEY_BYTES
             end = start + length
@@ -180,8 +206,14 @@ class Reader:
                 envelope = self._envelope(frame, packet[start:begin], configuration)
             if envelope is None:
                 self.malformed += 1
-            else:
-                out.append(Delivery(envelope, number, packet[begin:end]))
+            if envelope is not before:
+                if before is not None:
+                    out.append(_run_of(before, first, alike, sum(map(len, alike))))
+                before, alike, first = envelope, [], number
+            if envelope is not None:
+                alike.append(packet[begin:end])
+        if before is not None:
+            out.append(_run_of(before, first, alike, sum(map(len, alike))))
 
     def _envelope(self, frame: Data, head: bytes, configuration: Configuration) -> Envelope | None:
         """The envelope of messages of *frame* with that *head*; None if the head makes no sense.
@@ -223,12 +255,26 @@ class Reader:
         return known
 
 
+def _run_of(envelope: Envelope, counter: int, payloads: Sequence[bytes], payload_bytes: int) -> Run:
+    """A run of messages that are numbered from *counter* on."""
+    rows = zip(repeat(envelope), count(counter), payloads, strict=False)
+    return Run(envelope, list(map(_new_delivery, repeat(Delivery), rows)), payload_bytes)
+
+
 class ControlReader(Reader):
     """The same for control messages. *news*: some were read and not yet looked at."""
 
     def __init__(self) -> None:
         super().__init__(CONTROL_BYTES_MAX)
         self.news = False
+
+    def read_own(self, frame: Data, own: Own, configuration: Configuration) -> list[Ordered]:
+        """The control messages that end in a frame that this node made."""
+        out: list[Ordered] = []
+        for _, messages in own:
+            for message in messages:
+                self.read_whole(frame, 0, message, 0, (len(message),), configuration, out)
+        return out
 
     def read_pieces(
         self,
@@ -326,6 +372,9 @@ class Stream:
             self.advance(configuration, out)
 
     def _in_order(self, frame: Data, configuration: Configuration, out: list[Ordered]) -> None:
+        if frame.own is not None:
+            out += self.reader.read_own(frame, frame.own, configuration)
+            return
         lengths, packet, start, counter = (
             frame.lengths,
             frame.buffer,
@@ -390,6 +439,9 @@ class Stream:
         self.begun_counter = counter
 
     def _unordered(self, frame: Data, configuration: Configuration, out: list[Ordered]) -> None:
+        if frame.own is not None:
+            out += self.reader.read_own(frame, frame.own, configuration)
+            return
         pieces = len(frame.lengths)
         for position, (counter, piece) in enumerate(pieces_of(frame)):
             first = position == 0 and frame.continues

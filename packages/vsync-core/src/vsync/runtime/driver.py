@@ -20,9 +20,10 @@ from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from vsync.engine import Engine, State
-from vsync.engine.groups import EngineEvent, JoinRefused, Settled, SynchronizeLate
+from vsync.engine.groups import EngineOutput, JoinRefused, Settled, SynchronizeLate
+from vsync.engine.streams import Run
 from vsync.errors import NodeClosed, Undelivered, VsyncError
-from vsync.events import ConfigurationChanged, Delivery, Envelope, GroupChanged
+from vsync.events import ConfigurationChanged, Delivery, GroupChanged
 from vsync.runtime.mailbox import Mailbox
 from vsync.runtime.seat import Route, Seat
 from vsync.trace import TraceWriter, digest, view_fields
@@ -465,7 +466,7 @@ class Driver:
 
     def _let_out(self) -> None:
         self._transmit()
-        events = self.engine.take_events()
+        events = self.engine.take_runs()
         if events:
             self._trace_events(events)
             self._hand_over(events)
@@ -479,26 +480,22 @@ class Driver:
                 self._room_wanted.pop(priority, None)
                 self._tell()
 
-    def _hand_over(self, events: Sequence[EngineEvent]) -> None:
+    def _hand_over(self, events: Sequence[EngineOutput]) -> None:
         """Give each session what it is to see of *events*."""
         self.ready = True
         route = self._route
-        envelope: Envelope | None = None
-        targets: Sequence[Seat] = ()
         for event in events:
-            if type(event) is Delivery:
-                if event[0] is not envelope:  # runs of messages have the same
-                    envelope = event[0]
-                    targets = route.targets(envelope.groups)
-                for seat in targets:
-                    seat.batch.append(event)
+            if type(event) is Run:
+                envelope, deliveries, payload_bytes = event
+                for seat in route.targets(envelope.groups):
+                    seat.batch += deliveries
+                    seat.payload_bytes += payload_bytes
             else:
-                envelope = None
                 self._hand_over_change(event)
         for seat in route.seats:
             if seat.batch:
-                seat.mailbox.put(seat.batch)
-                seat.batch = []
+                seat.mailbox.put(seat.batch, seat.payload_bytes)
+                seat.batch, seat.payload_bytes = [], 0
         route.answer()
         for event in events:
             if type(event) is ConfigurationChanged:
@@ -507,7 +504,7 @@ class Driver:
         self._watch_mailboxes(self._clock())
         self._tell()
 
-    def _hand_over_change(self, event: EngineEvent) -> None:
+    def _hand_over_change(self, event: EngineOutput) -> None:
         match event:
             case ConfigurationChanged():
                 for seat in self._route.seats:
@@ -566,22 +563,14 @@ class Driver:
             self._news = True
             self._notify()
 
-    def _trace_events(self, events: Sequence[EngineEvent]) -> None:
+    def _trace_events(self, events: Sequence[EngineOutput]) -> None:
         trace = self._trace
         if trace is None:
             return
         for event in events:
-            if type(event) is Delivery:
-                trace.deliver(
-                    time.monotonic_ns(),
-                    message=str(event.message),
-                    sender=event.message.node,
-                    configuration=event.configuration.id,
-                    groups=tuple(group.hex() for group in event.groups),
-                    guarantee=event.guarantee.word,
-                    size=len(event.payload),
-                    digest=digest(event.payload),
-                )
+            if type(event) is Run:
+                for delivery in event.deliveries:
+                    self._trace_delivery(trace, delivery)
             elif type(event) is ConfigurationChanged:
                 configuration = event.configuration
                 trace.configuration(
@@ -596,6 +585,19 @@ class Driver:
             elif type(event) is GroupChanged:
                 trace.group(time.monotonic_ns(), **view_fields(event))
         trace.flush()
+
+    @staticmethod
+    def _trace_delivery(trace: TraceWriter, delivery: Delivery) -> None:
+        trace.deliver(
+            time.monotonic_ns(),
+            message=str(delivery.message),
+            sender=delivery.message.node,
+            configuration=delivery.configuration.id,
+            groups=tuple(group.hex() for group in delivery.groups),
+            guarantee=delivery.guarantee.word,
+            size=len(delivery.payload),
+            digest=digest(delivery.payload),
+        )
 
     def _trace_stop(self, reason: str) -> None:
         if self._trace is not None:

@@ -13,6 +13,7 @@ that sent it, the groups' keys) and the payload. The ring's own messages, which 
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from construct import (
@@ -129,6 +130,9 @@ _HEAD: Final = struct.Struct(">BI")
 HEAD_BYTES_MIN: Final = _HEAD.size
 HEAD_BYTES_MAX: Final = HEAD_BYTES_MIN + GROUPS_PER_MESSAGE_MAX * GROUP_KEY_BYTES
 
+SHAPES_KNOWN_MAX: Final = 256
+"""So many ways in which contents are cut are remembered."""
+
 PIECES_MAX: Final = 1024
 _TABLES: Final = [struct.Struct(f">{count}H") for count in range(PIECES_MAX + 1)]
 
@@ -143,6 +147,10 @@ _FLAGS: Final = tuple(map(_read_flags, range(256)))
 
 
 Packets: TypeAlias = Sequence[bytes | memoryview]
+
+Own: TypeAlias = Sequence[tuple[bytes, Sequence[bytes]]]
+"""Of a frame that this node made: the messages that end in it, in their order, by the head that
+they have in common. They need not be read out of the frame again, nor copied for that."""
 
 
 class Part(NamedTuple):
@@ -180,6 +188,7 @@ class Data:
         "lane",
         "lengths",
         "life",
+        "own",
         "packets",
         "ring",
         "sender",
@@ -200,6 +209,7 @@ class Data:
         buffer: bytes | memoryview,
         first_byte: int,
         packets: Packets,
+        own: Own | None = None,
     ) -> None:
         self.sender = sender
         self.life = life
@@ -212,10 +222,13 @@ class Data:
         self.buffer = buffer
         self.first_byte = first_byte
         self.packets = packets
+        self.own = own
 
     @property
     def content(self) -> bytes:
         """What the packets carry together."""
+        if self.own is not None:
+            return _content(self.packets)
         flags = flags_of(
             self.guarantee, self.lane, continues=self.continues, unfinished=self.unfinished
         )
@@ -279,7 +292,7 @@ def cut(
 ) -> Packets:
     """The packets that carry a frame's content, each of up to *packet_bytes_max*.
 
-    The content is *begin* and *rest*.
+    The content is *begin* and *rest*; *rest* is not copied but into the packets.
     """
     size = packet_bytes_max - PART_OVERHEAD_BYTES
     checked = sealer.checked + _PLACE.pack(ring[0], ring[1], seq)
@@ -288,17 +301,34 @@ def cut(
     length = len(begin) + len(rest)
     if length <= size:
         return [b"".join((head, b"\0\1", begin, rest))]
-    if len(begin) > size:
-        begin, rest = b"", b"".join((begin, rest))
-    view = memoryview(rest)
     heads = [head + number for number in _NUMBERS[-(-length // size)]]
-    heads[0] += begin
-    first = size - len(begin)
     pieces: list[bytes | memoryview] = [b""] * (2 * len(heads))
     pieces[::2] = heads
-    pieces[1] = view[:first]
-    pieces[3::2] = [view[start : start + size] for start in range(first, len(rest), size)]
+    chunks = _chunks(begin, 0, size)
+    pieces[1 : 2 * len(chunks) : 2] = chunks
+    if rest:
+        mixed = len(begin) // size  # the packet that has the end of the one and takes up the other
+        pieces[2 * mixed] = heads[mixed] + begin[mixed * size :]
+        first = size - len(begin) % size
+        pieces[2 * mixed + 1] = memoryview(rest)[:first]
+        pieces[2 * mixed + 3 :: 2] = _chunks(rest, first, size)
     return Train(b"".join(pieces), packet_bytes_max)
+
+
+@lru_cache(SHAPES_KNOWN_MAX)
+def _shape(gap: int, size: int, count: int) -> struct.Struct:
+    """Reads so many times *size* bytes, each behind a *gap*."""
+    return struct.Struct(f"{gap}x{size}s" * count)
+
+
+def _chunks(data: bytes | memoryview, start: int, size: int) -> list[bytes | memoryview]:
+    """The bytes from *start* on in pieces of *size*, the last maybe shorter."""
+    count = max(0, len(data) - start) // size
+    chunks: list[bytes | memoryview] = list(_shape(0, size, count).unpack_from(data, start))
+    end = start + count * size
+    if end < len(data):
+        chunks.append(memoryview(data)[end:])
+    return chunks
 
 
 def read_part(packet: bytes | memoryview, network: int, known: RingId) -> Part | None:
@@ -410,9 +440,10 @@ def parse_frame(part: Part, packets: Packets) -> Data | Recovered:
 def _content(packets: Packets) -> bytes:
     if type(packets) is Train:
         view, size = packets.view, packets.packet_bytes
-        return b"".join(
-            [view[at + PART_OVERHEAD_BYTES : at + size] for at in range(0, len(view), size)]
-        )
+        count = len(view) // size
+        shape = _shape(PART_OVERHEAD_BYTES, size - PART_OVERHEAD_BYTES, count)
+        last = view[count * size + PART_OVERHEAD_BYTES :]
+        return b"".join((*shape.unpack_from(view), last))
     return b"".join([packet[PART_OVERHEAD_BYTES:] for packet in packets])
 
 
