@@ -23,7 +23,7 @@ import vsync
 
 GROUP: Final = "bench"
 BATCH_BYTES: Final = 65536
-BATCH_MAX: Final = 256
+BATCH_MAX: Final = 1024
 BATCHES_UNDER_WAY: Final = 4
 """Handed over at a time at most, each by a task of its own: while one waits to be accepted, the
 next are there already. Corosync's client fills a queue, too."""

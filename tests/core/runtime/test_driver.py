@@ -217,7 +217,7 @@ def test_a_session_that_begins_sees_nothing_of_what_came_before(make: Make) -> N
 def test_a_call_does_not_wait_for_the_messages_before_it(make: Make) -> None:
     driver = make()
     go_on = blocked(driver)
-    for _ in range(1000):
+    for _ in range(MESSAGES_PER_TURN + 100):
         driver.submit(message())
     accepted = driver.call(lambda now: driver.engine.undelivered)
     go_on.set()

@@ -28,7 +28,16 @@ from vsync.runtime.mailbox import Mailbox
 from vsync.runtime.seat import Route, Seat
 from vsync.trace import TraceWriter, digest, view_fields
 from vsync.transport import Transport
-from vsync.vocabulary import Cause, Configuration, GroupKey, Guarantee, Kind, MessageId, Priority
+from vsync.vocabulary import (
+    Cause,
+    Configuration,
+    GroupKey,
+    Guarantee,
+    Kind,
+    MessageId,
+    MessageIds,
+    Priority,
+)
 
 SWITCH_INTERVAL_S: Final = 0.0002
 """How long another thread of the process may compute while the ring's thread waits for its turn."""
@@ -39,9 +48,12 @@ YOUNG_OBJECTS: Final = 20_000
 BATCHES_PER_TURN: Final = 32
 """Batches taken from the transport before commands and deliveries get their turn."""
 
-MESSAGES_PER_TURN: Final = 256
+MESSAGES_PER_TURN: Final = 1024
 """Messages accepted before packets, token and deliveries get their turn. Without a bound, one large
 batch would keep the thread from the token for so long that the others give this node up."""
+
+SUBMISSION_MESSAGES: Final = 3
+"""To accept a submission takes as long as to accept so many messages more."""
 
 MESSAGE_BYTES: Final = 64
 """About what a waiting message takes besides its payload."""
@@ -147,7 +159,7 @@ class Driver:
             gc.set_threshold(YOUNG_OBJECTS, *older)
         self._thread.start()
 
-    def submit(self, submission: Submission) -> list[MessageId]:
+    def submit(self, submission: Submission) -> MessageIds:
         """Hand messages to the ring; their ids. Look at ``unsent_bytes`` before."""
         engine = self.engine
         with self._accepting:
@@ -159,11 +171,8 @@ class Driver:
             self._submitted_bytes[submission.priority] += submission.size
             self._submissions.append(submission)
         self._wake()
-        node, life, priority, new = engine.node, engine.life, submission.priority, tuple.__new__
-        return [
-            new(MessageId, (node, life, priority, counter))
-            for counter in range(first, first + count)
-        ]
+        counters = range(first, first + count)
+        return MessageIds(engine.node, engine.life, submission.priority, counters)
 
     def call(self, command: Callable[[float], Result]) -> "Future[Result]":
         """Have *command* called with the time in the ring's thread; its result to come."""
@@ -429,7 +438,7 @@ class Driver:
         while self._submissions and messages < MESSAGES_PER_TURN and self._accepts:
             submission = self._submissions.popleft()
             self._accept(submission, now)
-            messages += len(submission.payloads)
+            messages += SUBMISSION_MESSAGES + len(submission.payloads)
         self._watch_mailboxes(now)
 
     def _accept(self, submission: Submission, now: float) -> None:
