@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from tests.transport_udp.ports import unused_port, unused_ports
+from vsync.ip.interfaces import interface_addresses
 from vsync.testing.contracts import MakeTransport, TransportContract
 from vsync.transports.fault import FaultSettings, TransportFault
 from vsync.transports.memory import MemorySettings, TransportMemory
 from vsync.vocabulary import NodeId
 from vsync_transport_udp.fanout import TransportUDPU
-from vsync_transport_udp.interfaces import interface_addresses
 from vsync_transport_udp.settings import SettingsUDP, SettingsUDPU
 from vsync_transport_udp.transport import TransportUDP
 
