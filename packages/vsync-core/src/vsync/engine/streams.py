@@ -5,13 +5,12 @@ unordered message as soon as all its frames are here, a FIFO one once all earlie
 stream are done. Agreed and safe frames wait for the ring's order; see ``log``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import accumulate, count, repeat
-from struct import Struct
-from typing import Final, NamedTuple, TypeAlias
+from itertools import accumulate, count
+from typing import NamedTuple, TypeAlias
 
+from vsync.engine.alike import numbered, read_alike
 from vsync.errors import MalformedPacket
 from vsync.events import Delivery, Envelope
 from vsync.vocabulary import (
@@ -36,22 +35,6 @@ GROUPS_KNOWN_MAX = 4096
 
 ENVELOPES_MAX = 4096
 """Envelopes remembered, likewise."""
-
-
-COLUMNS_KNOWN_MAX: Final = 32
-"""So many shapes of frames are remembered; making one anew costs a tenth of what it saves."""
-
-
-@lru_cache(COLUMNS_KNOWN_MAX)
-def _columns(head_bytes: int, payload_bytes: int, messages: int) -> Struct:
-    """Reads the heads and payloads, in turn, of messages that are all of that size."""
-    return Struct(f"{head_bytes}s{payload_bytes}s" * messages)
-
-
-# What the class's own constructor does, without a call in Python for each.
-_new_delivery: Final[Callable[[type[Delivery], tuple[Envelope, int, bytes]], Delivery]] = (
-    tuple.__new__
-)
 
 
 class Control(NamedTuple):
@@ -140,49 +123,16 @@ class Reader:
         """
         packet = bytes(packet)  # no copy where it is that already, as in all but the shortest
         head = packet[start : start + HEAD_BYTES_MIN + packet[start] * GROUP_KEY_BYTES]
-        if self._read_alike(frame, counter, packet, start, head, lengths, configuration, out):
-            return
-        starts = list(accumulate(lengths[:-1], initial=start))
-        envelope = None
         # Most often all messages of a frame have one head.
-        if min(lengths) >= len(head) and all(map(packet.startswith, repeat(head), starts)):
-            envelope = self._envelope(frame, head, configuration)
-        if envelope is None:
-            self._read_each(frame, counter, packet, starts, lengths, configuration, out)
-            return
-        begin = len(head)
-        payloads = [
-            packet[place + begin : place + length]
-            for place, length in zip(starts, lengths, strict=True)
-        ]
-        out.append(_run_of(envelope, counter, payloads, sum(lengths) - begin * len(lengths)))
-
-    def _read_alike(
-        self,
-        frame: Data,
-        counter: int,
-        packet: bytes,
-        start: int,
-        head: bytes,
-        lengths: Sequence[int],
-        configuration: Configuration,
-        out: list[Ordered],
-    ) -> bool:
-        """As ``read_whole``, for messages that all have this *head* and one length.
-
-        False if they have not. It takes less than half the time, since no step is in Python.
-        """
-        messages, payload_bytes = len(lengths), lengths[0] - len(head)
-        if messages == 1 or payload_bytes < 0 or lengths.count(lengths[0]) != messages:
-            return False
-        columns = _columns(len(head), payload_bytes, messages).unpack_from(packet, start)
-        if columns[::2].count(head) != messages:
-            return False
         envelope = self._envelope(frame, head, configuration)
-        if envelope is None:
-            return False
-        out.append(_run_of(envelope, counter, columns[1::2], messages * payload_bytes))
-        return True
+        if envelope is not None:
+            deliveries = read_alike(envelope, counter, packet, start, head, lengths)
+            if deliveries is not None:
+                size = sum(lengths) - len(head) * len(lengths)
+                out.append(Run(envelope, deliveries, size))
+                return
+        starts = list(accumulate(lengths[:-1], initial=start))
+        self._read_each(frame, counter, packet, starts, lengths, configuration, out)
 
     def _read_each(
         self,
@@ -257,8 +207,7 @@ class Reader:
 
 def _run_of(envelope: Envelope, counter: int, payloads: Sequence[bytes], payload_bytes: int) -> Run:
     """A run of messages that are numbered from *counter* on."""
-    rows = zip(repeat(envelope), count(counter), payloads, strict=False)
-    return Run(envelope, list(map(_new_delivery, repeat(Delivery), rows)), payload_bytes)
+    return Run(envelope, numbered(envelope, counter, payloads), payload_bytes)
 
 
 class ControlReader(Reader):

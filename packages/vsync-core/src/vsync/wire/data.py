@@ -13,7 +13,6 @@ that sent it, the groups' keys) and the payload. The ring's own messages, which 
 
 import struct
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from construct import (
@@ -30,6 +29,7 @@ from construct import (
 )
 
 from vsync.checksum import crc32
+from vsync.copying import content_of, packets_of
 from vsync.errors import MalformedPacket
 from vsync.train import Train
 from vsync.vocabulary import (
@@ -129,9 +129,6 @@ MESSAGE_HEAD = Struct(
 _HEAD: Final = struct.Struct(">BI")
 HEAD_BYTES_MIN: Final = _HEAD.size
 HEAD_BYTES_MAX: Final = HEAD_BYTES_MIN + GROUPS_PER_MESSAGE_MAX * GROUP_KEY_BYTES
-
-SHAPES_KNOWN_MAX: Final = 256
-"""So many ways in which contents are cut are remembered."""
 
 PIECES_MAX: Final = 1024
 _TABLES: Final = [struct.Struct(f">{count}H") for count in range(PIECES_MAX + 1)]
@@ -301,34 +298,8 @@ def cut(
     length = len(begin) + len(rest)
     if length <= size:
         return [b"".join((head, b"\0\1", begin, rest))]
-    heads = [head + number for number in _NUMBERS[-(-length // size)]]
-    pieces: list[bytes | memoryview] = [b""] * (2 * len(heads))
-    pieces[::2] = heads
-    chunks = _chunks(begin, 0, size)
-    pieces[1 : 2 * len(chunks) : 2] = chunks
-    if rest:
-        mixed = len(begin) // size  # the packet that has the end of the one and takes up the other
-        pieces[2 * mixed] = heads[mixed] + begin[mixed * size :]
-        first = size - len(begin) % size
-        pieces[2 * mixed + 1] = memoryview(rest)[:first]
-        pieces[2 * mixed + 3 :: 2] = _chunks(rest, first, size)
-    return Train(b"".join(pieces), packet_bytes_max)
-
-
-@lru_cache(SHAPES_KNOWN_MAX)
-def _shape(gap: int, size: int, count: int) -> struct.Struct:
-    """Reads so many times *size* bytes, each behind a *gap*."""
-    return struct.Struct(f"{gap}x{size}s" * count)
-
-
-def _chunks(data: bytes | memoryview, start: int, size: int) -> list[bytes | memoryview]:
-    """The bytes from *start* on in pieces of *size*, the last maybe shorter."""
-    count = max(0, len(data) - start) // size
-    chunks: list[bytes | memoryview] = list(_shape(0, size, count).unpack_from(data, start))
-    end = start + count * size
-    if end < len(data):
-        chunks.append(memoryview(data)[end:])
-    return chunks
+    numbers = _NUMBERS[-(-length // size)]
+    return Train(packets_of(head, numbers, begin, rest, size), packet_bytes_max)
 
 
 def read_part(packet: bytes | memoryview, network: int, known: RingId) -> Part | None:
@@ -439,11 +410,7 @@ def parse_frame(part: Part, packets: Packets) -> Data | Recovered:
 
 def _content(packets: Packets) -> bytes:
     if type(packets) is Train:
-        view, size = packets.view, packets.packet_bytes
-        count = len(view) // size
-        shape = _shape(PART_OVERHEAD_BYTES, size - PART_OVERHEAD_BYTES, count)
-        last = view[count * size + PART_OVERHEAD_BYTES :]
-        return b"".join((*shape.unpack_from(view), last))
+        return content_of(packets.buffer, packets.packet_bytes, PART_OVERHEAD_BYTES)
     return b"".join([packet[PART_OVERHEAD_BYTES:] for packet in packets])
 
 
