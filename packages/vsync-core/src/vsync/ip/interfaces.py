@@ -43,7 +43,10 @@ _ANSWER_S: Final = 1.0  # the kernel answers at once; this is for the day it doe
 
 _SIOCGIFMTU: Final = 0x8921  # linux/sockios.h
 _SIOCGIFFLAGS: Final = 0x8913
-_IFF_LOOPBACK: Final = 0x8  # linux/if.h
+_IFF_UP: Final = 0x1  # linux/if.h
+_IFF_LOOPBACK: Final = 0x8
+_IFF_RUNNING: Final = 0x40
+_CHANGES: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ADDRESS: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface index
@@ -94,7 +97,40 @@ def mtu_bytes(name: str) -> int:
 
 def is_loopback(name: str) -> bool:
     """Whether the interface reaches only this machine. Raises OSError if it is not there."""
-    return bool(struct.unpack_from("=H", _ask(name, _SIOCGIFFLAGS), 16)[0] & _IFF_LOOPBACK)
+    return bool(_flags(name) & _IFF_LOOPBACK)
+
+
+def carries(name: str) -> bool:
+    """Whether the interface is up and has a carrier. Raises OSError if it is not there."""
+    return _flags(name) & (_IFF_UP | _IFF_RUNNING) == _IFF_UP | _IFF_RUNNING
+
+
+def watch() -> socket.socket:
+    """A socket that becomes readable when an interface or an address changes; see ``changed``."""
+    watching = socket.socket(
+        socket.AF_NETLINK,
+        socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+        _NETLINK_ROUTE,
+    )
+    try:
+        watching.bind((0, _CHANGES))
+    except OSError:
+        watching.close()
+        raise
+    return watching
+
+
+def changed(watching: socket.socket) -> bool:
+    """Whether something changed since the last call. What it was is to be looked up."""
+    found = False
+    while True:
+        try:
+            watching.recv(1 << 16)
+        except BlockingIOError:
+            return found
+        except OSError:
+            return True  # so much that the kernel lost some of it (ENOBUFS)
+        found = True
 
 
 def parse_bind(text: str) -> Bind:
@@ -198,6 +234,10 @@ def _matching(bind: Bind, known: list[InterfaceAddress]) -> list[InterfaceAddres
 
 def _listing(addresses: list[InterfaceAddress]) -> str:
     return ", ".join(f"{known.address} ({known.name})" for known in addresses) or "none"
+
+
+def _flags(name: str) -> int:
+    return int(struct.unpack_from("=H", _ask(name, _SIOCGIFFLAGS), 16)[0])
 
 
 def _ask(name: str, request: int) -> bytes:
