@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.cli.command import environment, vsync
+from tests.cli.command import environment, status_of
 from tests.network.following import Following
 from tests.transport_udp.hosts import Ethernet, Host
 from tests.transport_udp.ports import unused_port
@@ -127,10 +127,7 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         """What ``vsync status`` says."""
-        done = vsync("status", "--socket", self.socket, "--json")
-        assert done.returncode == 0, f"node {self.number}: {done.stderr}"
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        return status_of(self.socket)
 
     def members(self) -> list[int]:
         """The members of its regular configuration; empty if it is in none."""
