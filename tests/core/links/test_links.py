@@ -330,6 +330,15 @@ def test_a_node_that_comes_is_no_fault_of_a_link() -> None:
     assert net.nodes[1].take_news() == []
 
 
+def test_on_a_ring_at_rest_a_link_that_is_cut_is_left_when_hellos_are_missed() -> None:
+    net = networks()
+    net.lossy = lambda link, sender, receiver: link == 2
+    began = net.now
+    while net.state(1, 2) is LinkState.GOOD:
+        net.run(0.01)
+    assert net.now - began < net.manner.hello_s * 3.6
+
+
 def test_a_node_that_stops_is_no_fault_of_the_link_on_which_it_was_heard_earlier() -> None:
     net = networks()
     for _ in range(9):  # the last that comes of node 2 is some data, on one link only
