@@ -420,7 +420,9 @@ class Links:
         """Say of each link whether it is good."""
         for link in self.links.values():
             if not heard_on:
-                self._become(link, LinkState.IDLE, "", now)
+                if link.state is not LinkState.FAULTY:  # that stays so, until somebody is heard
+                    self._become(link, LinkState.IDLE, "", now)
+                link.well_since = None
                 continue
             fault = self._fault(link, heard_on, now)
             if fault:
