@@ -43,8 +43,8 @@ def provider(name: str) -> Provider:
         module: Any = import_module(PROVIDERS[name])
     except ImportError as error:
         raise TransportFailed(
-            f"the provider {name} of the transport ib cannot be used: {error}; install rdma-core "
-            'and pyverbs (Debian: python3-pyverbs), or set provider = "soft" in [transport.ib]'
+            f"the provider {name} of the transport ib cannot be used: {error}; set provider in "
+            "[transport.ib] to another"
         ) from error
     found: Provider = module
     return found
@@ -280,7 +280,10 @@ class TransportIB(Transport):
             "group": self._settings.group,
             **facts,
             "packet_bytes_max": self._packet_bytes_max,
-            "receive_buffer_bytes": {"given": self._receive_buffer_bytes},
+            "receive_buffer_bytes": {
+                "asked": self._endpoint.receive_buffer_bytes if self._endpoint else 0,
+                "given": self._receive_buffer_bytes,
+            },
             "counters": dict(sorted(counters.items())),
             "warnings": warnings,
         }

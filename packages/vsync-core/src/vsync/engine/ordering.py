@@ -359,7 +359,14 @@ class Ordering(ABC):
             return ()
         log = self._log
         frame = self._codec.data(
-            log.ring, seq, packed.frame_index, packed.counter, packed.flags, packed.pieces
+            log.ring,
+            seq,
+            packed.frame_index,
+            packed.counter,
+            packed.flags,
+            packed.pieces,
+            packed.lengths,
+            packed.own,
         )
         log.add(frame)
         if packed.messages_finished:

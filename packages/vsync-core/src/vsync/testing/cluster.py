@@ -18,7 +18,7 @@ from random import Random
 from typing import Any, Final, TypeAlias
 
 from vsync.engine import Engine, MemoryStore, State
-from vsync.engine.groups import EngineEvent
+from vsync.engine.groups import EngineOutput, events_of
 from vsync.errors import VsyncError
 from vsync.events import ConfigurationChanged, Delivery, GroupChanged
 from vsync.settings import RingSettings
@@ -425,10 +425,10 @@ class Cluster:
         engine = host.engine
         assert engine is not None
         self._send(host, engine)
-        events = engine.take_events()
-        self._tell(host, events)
+        outputs = engine.take_runs()
+        self._tell(host, outputs)
         self._send(host, engine)
-        for event in events:
+        for event in events_of(outputs):
             if isinstance(event, Delivery):
                 self._trace(
                     host,
@@ -474,7 +474,7 @@ class Cluster:
             for sending in wiring.hellos(max(self._clock(host), wiring.poll_timeout())):
                 network.send_wired(host.number, sending, self.now)
 
-    def _tell(self, host: Host, events: Sequence[EngineEvent]) -> None:
+    def _tell(self, host: Host, outputs: Sequence[EngineOutput]) -> None:
         """Where there are applications, they are told here."""
 
     def _trace(self, host: Host, event: str, **fields: Any) -> None:
