@@ -45,6 +45,8 @@ batch would keep the thread from the token for so long that the others give this
 MESSAGE_BYTES: Final = 64
 """About what a waiting message takes besides its payload."""
 
+INFINITY: Final = float("inf")
+
 Result = TypeVar("Result")
 Command = Callable[[float], object]
 
@@ -114,6 +116,12 @@ class Driver:
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
+        self._turn = threading.Lock()
+        """Held by whoever runs the engine: the ring's thread, unless that waits for packets."""
+        self._turn.acquire()
+        self._waits_until = 0.0
+        self._fault: BaseException | None = None
+        """What went wrong in a turn outside the ring's thread."""
         self._awake = False
         self._news = False
         self._room_wanted: dict[Priority, int] = {}
@@ -157,7 +165,8 @@ class Driver:
             self._counters[submission.priority] += count
             self._submitted_bytes[submission.priority] += submission.size
             self._submissions.append(submission)
-        self._wake()
+        if not self._accept_here():
+            self._wake()
         node, life, priority, new = engine.node, engine.life, submission.priority, tuple.__new__
         return [
             new(MessageId, (node, life, priority, counter))
@@ -322,6 +331,28 @@ class Driver:
             with contextlib.suppress(OSError):  # full: it will wake; closed: nobody is there
                 self._wake_sender.send(b"\0")
 
+    def _accept_here(self) -> bool:
+        """Let the engine have what was submitted, in this thread, while the ring's own waits.
+
+        To wake that takes longer than the engine does. False if it runs already: then it will.
+        """
+        if not self._turn.acquire(blocking=False):
+            return False
+        try:
+            self._take_commands(self._clock())
+            self._let_out()
+            deadline = self.engine.poll_timeout()
+            if self.to_do or (deadline is not None and deadline < self._waits_until):
+                self._wake()
+        except BaseException as error:
+            self._fault = error
+            self._wake()
+            if not isinstance(error, Exception):  # meant for this thread: it was interrupted
+                raise
+        finally:
+            self._turn.release()
+        return True
+
     # --- in the ring's thread -------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -345,7 +376,14 @@ class Driver:
             engine.start(clock())
             self._let_out()
             while not self._finished():
-                ready = selector.select(self._patience())
+                patience = self._patience()
+                self._turn.release()
+                try:
+                    ready = selector.select(patience)
+                finally:
+                    self._turn.acquire()
+                if self._fault is not None:
+                    raise self._fault
                 if any(key.fd == wake for key, _ in ready):
                     self._wake_receiver.recv(64)
                 for _ in range(BATCHES_PER_TURN):
@@ -370,6 +408,7 @@ class Driver:
         deadline = self.engine.poll_timeout()
         if self._closing_by is not None:
             deadline = self._closing_by if deadline is None else min(deadline, self._closing_by)
+        self._waits_until = INFINITY if deadline is None else deadline
         if self.to_do:
             return 0
         return None if deadline is None else max(0.0, deadline - self._clock())
