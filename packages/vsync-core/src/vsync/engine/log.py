@@ -129,6 +129,14 @@ class Log:
             if beyond in frames
         )
 
+    def safe_above(self, seq: int) -> bool:
+        """A frame above *seq* is safe."""
+        frames = self._frames
+        return any(
+            type(frame := frames.get(number)) is Data and frame.guarantee == _SAFE
+            for number in range(seq + 1, self.high + 1)
+        )
+
     def packets(self, seq: int) -> Packets:
         """The packets of that frame, to be sent again; empty if it is not here."""
         frame = self._frames.get(seq)

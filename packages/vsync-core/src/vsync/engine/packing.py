@@ -18,6 +18,7 @@ from vsync.vocabulary import GroupKey, Guarantee, Priority
 from vsync.wire.data import (
     CONTROL_LANE,
     DATA_HEAD_BYTES,
+    EMPTY,
     PIECES_MAX,
     RECOVERED_HEAD_BYTES,
     flags_of,
@@ -153,6 +154,12 @@ class Packer:
             if lane.waiting:
                 return self._take_from(lane, self._rooms[min(parts_max, len(self._rooms)) - 1])
         return None
+
+    def nothing(self) -> PackedFrame:
+        """An empty frame, in the control lane. Only while nothing waits there."""
+        lane = self._lanes[0]
+        lane.index += 1
+        return PackedFrame(lane.index - 1, lane.counter, EMPTY, [], 0)
 
     def _take_from(self, lane: Lane, room: int) -> PackedFrame:
         waiting = lane.waiting
