@@ -176,10 +176,12 @@ class Log:
     def release(self) -> None:
         """Forget what everyone has and was delivered here."""
         upto = min(self.stable, self.delivered)
+        if upto <= self.released:
+            return
         frames = self._frames
         for seq in range(self.released + 1, upto + 1):
             self.held_packets -= len(frames.pop(seq).packets)
-        self.released = max(self.released, upto)
+        self.released = upto
 
     @property
     def undelivered(self) -> bool:

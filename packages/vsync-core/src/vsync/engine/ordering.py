@@ -416,7 +416,7 @@ class Ordering(ABC):
 
     def _want_token(self, now: float) -> None:
         """There is something to send or to tell: see that it goes soon."""
-        if self._rest.own and 0 < self._packer.backlog_packets <= FEW_PACKETS:
+        if self._rest.own and self._packer.fits(FEW_PACKETS) and self._packer.may_send:
             self._use_rest(now)
             if not self._packer.may_send:
                 return
@@ -430,14 +430,18 @@ class Ordering(ABC):
         if self.state is State.OPERATIONAL and self._resting:
             self._woken = True
             self._send([self._codec.wake(Wake(self._ring))])
-            self._timers.start(Timer.WAKE, now + self._settings.token_resend_s)
+            self._watch_for_token(now)
+
+    def _watch_for_token(self, now: float) -> None:
+        patience_s = self._rotation.answer_s(self._settings.token_resend_s)
+        self._timers.start(Timer.WAKE, now + patience_s)
 
     def _use_rest(self, now: float) -> None:
         """Fill our reserved number; see that the token comes and looks after what was lost."""
         number, self._rest.own = self._rest.own, 0
         self._send(self._fill(number))
         if not self._is_representative:
-            self._timers.start(Timer.WAKE, now + self._settings.token_resend_s)
+            self._watch_for_token(now)
         elif self._held is not None:
             self._end_hold(now)
 

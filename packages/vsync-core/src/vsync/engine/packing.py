@@ -124,9 +124,11 @@ class Packer:
     @property
     def may_send(self) -> bool:
         """Something waits in an open lane."""
-        return self.pending_messages > 0 and any(
-            lane.waiting for lane in self._lanes[: self.lanes_open]
-        )
+        if self.pending_messages:
+            for lane in self._lanes[: self.lanes_open]:
+                if lane.waiting:
+                    return True
+        return False
 
     def pending_bytes_of(self, priority: Priority) -> int:
         """Bytes accepted at that *priority* and not yet put into frames."""
@@ -144,6 +146,10 @@ class Packer:
             return 0
         waiting = sum(lane.pending_bytes for lane in self._lanes[: self.lanes_open])
         return 1 + waiting // self._part_bytes
+
+    def fits(self, parts: int) -> bool:
+        """All that waits is no more than about so many parts, or it waits for other lanes."""
+        return self.pending_bytes <= parts * self._part_bytes
 
     def take(self, parts_max: int) -> PackedFrame | None:
         """The next frame's content, the first open lane first; None when nothing waits there.

@@ -80,7 +80,11 @@ class Rotation:
 
         A busy ring shows how long a round takes; an idle one may hold the token.
         """
-        if self.idle_visits or not self._round_s:
+        return longest_s if self.idle_visits else self.answer_s(longest_s)
+
+    def answer_s(self, longest_s: float) -> float:
+        """How long to wait for what should come within a round, before it is asked for again."""
+        if not self._round_s:
             return longest_s
         return min(longest_s, max(RESEND_MIN_S, RESEND_ROUNDS * self._round_s))
 

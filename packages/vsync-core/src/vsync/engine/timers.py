@@ -6,6 +6,8 @@ from enum import Enum, auto
 class Timer(Enum):
     """What the engine may be waiting for."""
 
+    __hash__ = object.__hash__  # not by name: it is looked up many times at each visit
+
     TOKEN_LOST = auto()  #: give up on the token and gather
     TOKEN_RESEND = auto()  #: send the token again: the next node may have missed it
     WAKE = auto()  #: wake the token again: it has not come

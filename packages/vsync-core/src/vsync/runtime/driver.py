@@ -384,8 +384,9 @@ class Driver:
                     self._turn.acquire()
                 if self._fault is not None:
                     raise self._fault
-                if any(key.fd == wake for key, _ in ready):
-                    self._wake_receiver.recv(64)
+                for key, _ in ready:
+                    if key.fd == wake:
+                        self._wake_receiver.recv(64)
                 for _ in range(BATCHES_PER_TURN):
                     packets = transport.receive_trains()
                     if not packets:
@@ -513,6 +514,8 @@ class Driver:
 
     def _tell_room(self) -> None:
         """Tell of the room that was asked for, if there is some now."""
+        if not self._room_wanted:
+            return
         for priority, wanted in tuple(self._room_wanted.items()):
             if self.unsent_bytes(priority) <= wanted:
                 self._room_wanted.pop(priority, None)
@@ -543,8 +546,8 @@ class Driver:
             if type(event) is ConfigurationChanged:
                 for seat in route.seats:
                     self._settle_primary(seat.mailbox, event.configuration)
-        self._watch_mailboxes(self._clock())
         self._tell()
+        self._watch_mailboxes(self._clock())
 
     def _hand_over_change(self, event: EngineEvent) -> None:
         match event:

@@ -116,10 +116,7 @@ def parse_token(header: Header, packet: bytes | memoryview) -> Token:
         raise MalformedPacket("malformed", "a token's numbers leave no room for the next")
     if aru > seq or recovering > 1 or resting > CLOSING:
         raise MalformedPacket("malformed", f"a token has aru {aru} beyond seq {seq}, or no flag")
-    asked = _REQUESTS[count].unpack_from(packet, TOKEN_BYTES_MIN)
-    requests = dict(zip(asked[::2], asked[1::2], strict=True))
-    if len(requests) < count or any(request > seq for request in requests):
-        raise MalformedPacket("malformed", "a token asks twice, or beyond its own seq")
+    requests = _read_requests(packet, count, seq) if count else {}
     return Token(
         RingId(ring_seq, NodeId(representative)),
         token_seq,
@@ -133,3 +130,11 @@ def parse_token(header: Header, packet: bytes | memoryview) -> Token:
         resting,
         requests,
     )
+
+
+def _read_requests(packet: bytes | memoryview, count: int, seq: int) -> dict[int, int]:
+    asked = _REQUESTS[count].unpack_from(packet, TOKEN_BYTES_MIN)
+    requests = dict(zip(asked[::2], asked[1::2], strict=True))
+    if len(requests) < count or any(request > seq for request in requests):
+        raise MalformedPacket("malformed", "a token asks twice, or beyond its own seq")
+    return requests
