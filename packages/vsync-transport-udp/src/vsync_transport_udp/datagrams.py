@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from vsync.ip import interfaces, offload, sockets
+from vsync.ip.interfaces import InterfaceAddress
 from vsync.transport import Address, Arrival, Packet, Train
-from vsync_transport_udp import interfaces, offload, sockets
-from vsync_transport_udp.interfaces import InterfaceAddress
 from vsync_transport_udp.settings import SettingsSockets
 
 LOOPBACK_PACKET_BYTES: Final = 1472

@@ -57,8 +57,10 @@ TYPE_AT: Final = 3
 """Where a packet has its type; see ``wire.header``."""
 
 PAUSE_SHARE: Final = 0.25
-"""A node that is late for its own deadlines by this share of ``token_lost_s`` was stopped, and
-suspects itself before it suspects others."""
+"""A node that is late for its own deadlines by this share of ``token_lost_s`` was stopped."""
+
+LATE_SHARE: Final = 0.04
+"""Who is late by this share of it suspects itself before it suspects others. Less is usual."""
 
 
 class Engine(Membership):
@@ -172,15 +174,22 @@ class Engine(Membership):
                 self._release_held(now)
 
     def _notice_pause(self, now: float) -> None:
-        """If this node is late for its own deadline, it was stopped: then it suspects itself first,
-        and takes what waited for it as the history that it is."""
+        """If this node is late for its own deadline, it suspects itself first: others get the time
+        that it was away. If it is very late, it was stopped, and takes what waited for it as the
+        history that it is."""
         deadline = self.poll_timeout()
-        late_max = PAUSE_SHARE * self._settings.token_lost_s
+        if deadline is None:
+            return
         # Once for each pause: whoever asked us after the deadline has noticed it.
-        if deadline is not None and now - max(deadline, self._touched_at) >= late_max:
+        late_s = now - max(deadline, self._touched_at)
+        settings = self._settings
+        if late_s < LATE_SHARE * settings.token_lost_s:
+            return
+        self.health.late(late_s, now)
+        self._timers.postpone(now + min(late_s, settings.token_resend_s))
+        if late_s >= PAUSE_SHARE * settings.token_lost_s:
             self.counters.add("pauses_noticed")
-            self._timers.postpone(now + self._settings.token_resend_s)
-            self._history_until = now + self._settings.join_s
+            self._history_until = now + settings.join_s
 
     def _on_timer(self, timer: Timer, now: float) -> None:
         match timer:

@@ -13,6 +13,7 @@ from typing import Final
 from vsync.engine.counters import Counters
 from vsync.engine.flow import Flow
 from vsync.engine.gather import Gathering
+from vsync.engine.health import Health
 from vsync.engine.log import Log
 from vsync.engine.neighbours import Neighbours
 from vsync.engine.packing import (
@@ -84,6 +85,7 @@ class Ordering(ABC):
         self.failure: VsyncError | None = None
         """Why this node had to stop, if it had to."""
         self.counters = Counters()
+        self.health = Health(settings.token_lost_s)
         self._settings = settings
         self._store = store
         self._codec = Codec(network_of(settings.name), node, life, packet_bytes_max)
@@ -225,9 +227,9 @@ class Ordering(ABC):
         rotation.arrive(token, now)
         self._woken = False
         self._timers.stop(Timer.TOKEN_RESEND, Timer.COMMIT_RESEND, Timer.WAKE)
-        self._timers.start(
-            Timer.TOKEN_LOST, now + rotation.token_lost_s(self._settings.token_lost_s)
-        )
+        usual_s = self._settings.token_lost_s
+        patience_s = max(rotation.token_lost_s(usual_s), self.health.patience_s(usual_s, now))
+        self._timers.start(Timer.TOKEN_LOST, now + patience_s)
         if self.state is State.OPERATIONAL and self._may_hold(token):
             self._held = token
             self._timers.start(Timer.HOLD, now + self._settings.hold_s)

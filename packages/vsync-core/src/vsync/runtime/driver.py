@@ -698,6 +698,7 @@ class Driver:
             "window_packets": engine.window_packets,
             "pending_bytes": engine.pending_bytes,
             "unstable": engine.unstable,
+            "late_s": round(engine.health.lateness_s(now), 4),
             "blocked_by": engine.blocked_by,
             "synchronizing": engine.synchronizing,
             "sessions": len(self._route.seats),

@@ -1,0 +1,1 @@
+"""A ring over InfiniBand or RoCE: unreliable datagrams through verbs, or RoCEv2 in user space."""
