@@ -75,7 +75,7 @@ class Station(NamedTuple):
 
 
 class Transport(ABC):
-    """One node's way to the others. Opened once, closed once, used by one thread.
+    """One node's way to the others. Opened once, closed once, used by one thread at a time.
 
     A transport is made with its own settings (an instance of ``SETTINGS``), which no I/O may
     precede; ``open`` acquires what it needs.

@@ -3,7 +3,7 @@
 It waits for packets, commands and deadlines, takes everything in, and lets everything out: send
 lines of the trace reach the kernel before the packets that they tell of, deliveries before the
 application. No event loop is involved, so an application that blocks its own does not stop the
-ring.
+ring. While it waits, a thread that submits a message takes its turn instead: that is sooner.
 """
 
 import contextlib
