@@ -339,7 +339,7 @@ class Driver:
         if not self._turn.acquire(blocking=False):
             return False
         try:
-            self._take_commands(self._clock())
+            self._accept_waiting(self._clock())
             self._let_out()
             deadline = self.engine.poll_timeout()
             if self.to_do or (deadline is not None and deadline < self._waits_until):
@@ -464,12 +464,15 @@ class Driver:
         for _ in range(len(self._calls)):
             self._calls.popleft()(now)
             self._tell()
+        self._accept_waiting(now)
+        self._watch_mailboxes(now)
+
+    def _accept_waiting(self, now: float) -> None:
         messages = 0
         while self._submissions and messages < MESSAGES_PER_TURN and self._accepts:
             submission = self._submissions.popleft()
             self._accept(submission, now)
             messages += len(submission.payloads)
-        self._watch_mailboxes(now)
 
     def _accept(self, submission: Submission, now: float) -> None:
         engine, trace = self.engine, self._trace
