@@ -5,7 +5,7 @@ synchronous and never blocks: the ring's thread waits on its file descriptors, t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from pydantic import BaseModel
@@ -127,6 +127,14 @@ class Transport(ABC):
     def receive_trains(self) -> Sequence[Packet | Arrival]:
         """As ``receive``; packets that came in one piece may stay in it. The ring calls this."""
         return self.receive()
+
+    def receive_readable(self, readable: Collection[int]) -> Sequence[Packet | Arrival]:
+        """As ``receive_trains``, when those of ``descriptors`` have just become readable.
+
+        A transport may leave out the others. The ring calls it first after each wait.
+        """
+        del readable
+        return self.receive_trains()
 
     @property
     def composed(self) -> bool:

@@ -384,17 +384,18 @@ class Driver:
                     self._turn.acquire()
                 if self._fault is not None:
                     raise self._fault
-                for key, _ in ready:
-                    if key.fd == wake:
-                        self._wake_receiver.recv(64)
+                readable = [key.fd for key, _ in ready]
+                if wake in readable:
+                    self._wake_receiver.recv(64)
+                packets = transport.receive_readable(readable)
                 for _ in range(BATCHES_PER_TURN):
-                    packets = transport.receive_trains()
                     if not packets:
                         break
                     engine.receive(packets, clock())
                     self._transmit()
                     if len(packets) == 1:  # little is going on: no need to ask for more at once
                         break
+                    packets = transport.receive_trains()
                 now = clock()
                 self._take_commands(now)
                 deadline = engine.poll_timeout()
