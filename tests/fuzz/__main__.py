@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 TARGETS_MODULE = "tests.fuzz.targets"
-INSTRUMENTED = ["vsync", "vsync_cli", "vsync_services", "vsync_transport_udp"]
+INSTRUMENTED = ["vsync", "vsync_cli", "vsync_services", "vsync_transport_ib", "vsync_transport_udp"]
 INPUT_BYTES_MAX = 4096
 PATIENCE_S = 60
 

@@ -5,7 +5,7 @@ What stands behind a checksum is given its bytes with the right one: strangers c
 
 from typing import Final
 
-from tests.fuzz import messages, packets
+from tests.fuzz import messages, packets, roce
 from tests.fuzz.feeding import Target
 
-TARGETS: Final[dict[str, Target]] = {**packets.TARGETS, **messages.TARGETS}
+TARGETS: Final[dict[str, Target]] = {**packets.TARGETS, **roce.TARGETS, **messages.TARGETS}

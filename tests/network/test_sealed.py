@@ -4,7 +4,6 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-import anyio
 import pytest
 
 from tests.network.nodes import Node, Ring, eventually
@@ -12,7 +11,6 @@ from tests.network.test_strangers import Listener, Stranger, configurations
 from vsync.key_file import make_key, write_key
 from vsync.seal import ENVELOPE_BYTES, OVERHEAD_BYTES, is_sealed
 from vsync.seal.envelope import PREFIX_BYTES
-from vsync_cli.commands.status import ask
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
 
@@ -47,7 +45,7 @@ def ring(tmp_path: Path) -> Iterator[SealedRing]:
 
 def refused(node: Node) -> dict[str, int]:
     """What a node has not let in, by reason."""
-    counters: dict[str, int] = anyio.run(ask, node.socket)["transport"]["counters"]
+    counters: dict[str, int] = node.status()["transport"]["counters"]
     return {name: count for name, count in counters.items() if name.startswith("dropped_")}
 
 

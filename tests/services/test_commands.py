@@ -24,7 +24,10 @@ def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ring.start()
         ring.wait_for()
         found = ring[1].socket
-        eventually(lambda: shown("quorum", "--socket", found)["primary"], "a decided quorum")
+        eventually(
+            lambda: shown("kv", "status", "--socket", found)["serves"] == "linearizable",
+            "the map served, and so the quorum decided",
+        )
         yield found
 
 

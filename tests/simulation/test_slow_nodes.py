@@ -1,4 +1,7 @@
-"""Nodes that get little of their processors: they accuse nobody, and hold nobody up."""
+"""Nodes that get little of their processors, or none for a while.
+
+They accuse nobody, hold nobody up, and come back.
+"""
 
 from random import Random
 
@@ -70,3 +73,25 @@ def test_a_slow_node_slows_the_ring_but_does_not_stop_it(seed: int) -> None:
         assert after > before
     configurations = [line for line in cluster.lines if line["event"] == "configuration"]
     assert len(configurations) == NODES, "nobody was thrown out"
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seconds", [0.1, 0.25, 2.0])
+def test_a_node_whose_machine_was_frozen_comes_back_though_its_clock_shows_nothing(
+    seed: int, seconds: float
+) -> None:
+    cluster = starving(seed)
+    frozen, others = 2, (1, 3, 4, 5)
+    for number in range(200):
+        cluster.submit(1 + number % NODES, 2000)
+        cluster.run(0.0005)
+    cluster.freeze(frozen)
+    for number in range(100):
+        cluster.submit(others[number % 4], 2000)
+        cluster.run(seconds / 100)
+    assert cluster.engine(1).members == ((1, 2, 3, 4, 5) if seconds < 0.3 else others)
+    cluster.resume(frozen)
+    assert cluster.engine(frozen).counters["pauses_noticed"] == 0
+    assert cluster.settle()
+    assert cluster.engine(frozen).members == (1, 2, 3, 4, 5)
+    assert cluster.check(quiet=True).holds

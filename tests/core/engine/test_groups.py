@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from vsync.engine.groups import EngineEvent, Groups, JoinRefused, Settled
+from vsync.engine.groups import EngineOutput, Groups, JoinRefused, Settled
 from vsync.engine.streams import Control
 from vsync.errors import NotMember
 from vsync.events import ConfigurationChanged, GroupChanged
@@ -39,7 +39,7 @@ class Ring:
 
     def __init__(self, *nodes: int) -> None:
         self.groups = {NodeId(node): Groups(NodeId(node)) for node in nodes}
-        self.events: dict[NodeId, list[EngineEvent]] = {node: [] for node in self.groups}
+        self.events: dict[NodeId, list[EngineOutput]] = {node: [] for node in self.groups}
 
     def read(self, node: int, *ordered: Control | ConfigurationChanged) -> None:
         self.events[NodeId(node)] += self.groups[NodeId(node)].read(ordered)

@@ -15,7 +15,15 @@ again if there were events.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
-from vsync.engine.groups import EngineEvent, Groups, Notice, Settled, SynchronizeLate
+from vsync.engine.groups import (
+    EngineEvent,
+    EngineOutput,
+    Groups,
+    Notice,
+    Settled,
+    SynchronizeLate,
+    events_of,
+)
 from vsync.engine.membership import Membership
 from vsync.engine.state import State, Trigger
 from vsync.engine.store import RingStore
@@ -353,18 +361,22 @@ class Engine(Membership):
 
     def take_events(self) -> list[EngineEvent]:
         """All that the application and the runtime are to see, in order, since the last call."""
+        return events_of(self.take_runs())
+
+    def take_runs(self) -> list[EngineOutput]:
+        """As ``take_events``, with all deliveries in runs."""
         self._emit_deliveries()
         ordered, self._events = self._events, []
         if not (self._changed or self._control_reader.news or self._notices):
             # Deliveries alone: the groups have nothing to read in them.
-            return cast(list[EngineEvent], ordered)
+            return cast(list[EngineOutput], ordered)
         self._changed = self._control_reader.news = False
         events = self.groups.read(ordered)
         self._follow(events)
         notices, self._notices = self._notices, []
         return [*events, *notices]
 
-    def _follow(self, events: Sequence[EngineEvent]) -> None:
+    def _follow(self, events: Sequence[EngineOutput]) -> None:
         """Go on where a configuration came, settled or was synchronized."""
         now = self._touched_at
         kinds = set(map(type, events))

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
-from vsync.engine.streams import Control, Ordered
+from vsync.engine.streams import Control, Ordered, Run
 from vsync.errors import NotMember
 from vsync.events import ConfigurationChanged, Delivery, GroupChanged, Move
 from vsync.vocabulary import Cause, Configuration, GroupKey, Kind, Member, NodeId, RingId
@@ -58,6 +58,19 @@ Notice: TypeAlias = Settled | JoinRefused | SynchronizeLate
 """What the engine tells the runtime alone."""
 
 EngineEvent: TypeAlias = Delivery | ConfigurationChanged | GroupChanged | Notice
+EngineOutput: TypeAlias = Run | ConfigurationChanged | GroupChanged | Notice
+"""The same, with deliveries in runs."""
+
+
+def events_of(outputs: Iterable[EngineOutput]) -> list[EngineEvent]:
+    """The same, one by one."""
+    events: list[EngineEvent] = []
+    for each in outputs:
+        if isinstance(each, Run):
+            events += each.deliveries
+        else:
+            events.append(each)
+    return events
 
 
 @dataclass(slots=True)
@@ -146,13 +159,13 @@ class Groups:
 
     # --- what the ring has ordered --------------------------------------------------------------
 
-    def read(self, ordered: Iterable[Ordered | ConfigurationChanged]) -> list[EngineEvent]:
+    def read(self, ordered: Iterable[Ordered | ConfigurationChanged]) -> list[EngineOutput]:
         """What the application is to see for what the ring has ordered, in the same order."""
-        out: list[EngineEvent] = []
+        out: list[EngineOutput] = []
         for each in ordered:
             if type(each) is Control:
                 self._read_control(each.sender, each.message, out)
-            elif type(each) is Delivery:
+            elif type(each) is Run:
                 out.append(each)
             else:
                 assert isinstance(each, ConfigurationChanged)
@@ -179,7 +192,7 @@ class Groups:
         assert self._ring is not None
         self.outgoing.append(Synchronized(self._ring))
 
-    def _configure(self, configuration: Configuration, out: list[EngineEvent]) -> None:
+    def _configure(self, configuration: Configuration, out: list[EngineOutput]) -> None:
         self._configuration = configuration
         if configuration.kind is Kind.TRANSITIONAL:
             self._covered &= frozenset(configuration.members)
@@ -195,7 +208,7 @@ class Groups:
         self._synchronized.clear()
         self._announce(self._ring, out)
 
-    def _remove_lost(self, out: list[EngineEvent]) -> None:
+    def _remove_lost(self, out: list[EngineOutput]) -> None:
         """Take out the members whose nodes are gone."""
         for key in sorted(self._table, key=_by_key):
             members = self._table[key].members
@@ -205,7 +218,7 @@ class Groups:
                 gone = tuple(Move(member, Cause.NODE_GONE) for member in lost)
                 self._view(key, (), gone, out)
 
-    def _announce(self, ring: RingId, out: list[EngineEvent]) -> None:
+    def _announce(self, ring: RingId, out: list[EngineOutput]) -> None:
         memberships: list[Membership] = []
         for session, groups in sorted(self._mine.items()):
             member = Member(self._node, session)
@@ -222,7 +235,7 @@ class Groups:
             self.outgoing.append(Announce(ring, start == starts[-1], part))
 
     def _read_control(
-        self, sender: NodeId, message: ControlMessage, out: list[EngineEvent]
+        self, sender: NodeId, message: ControlMessage, out: list[EngineOutput]
     ) -> None:
         if self._configuration is None or sender not in self._configuration.members:
             return  # its sessions went with it
@@ -241,7 +254,7 @@ class Groups:
                     self._synchronized.add(sender)
 
     def _move(
-        self, sender: NodeId, message: JoinGroups | LeaveGroups, out: list[EngineEvent]
+        self, sender: NodeId, message: JoinGroups | LeaveGroups, out: list[EngineOutput]
     ) -> None:
         member = Member(sender, message.session)
         if isinstance(message, JoinGroups):
@@ -269,7 +282,7 @@ class Groups:
         if message.last:
             self._announced.add(sender)
 
-    def _settle_if_complete(self, out: list[EngineEvent]) -> None:
+    def _settle_if_complete(self, out: list[EngineOutput]) -> None:
         """When the last node has announced: the next views, all at one place in the order."""
         configuration = self._configuration
         assert configuration is not None and self._announcing is not None
@@ -321,7 +334,7 @@ class Groups:
         member: Member,
         closed: bool,
         keys: Sequence[GroupKey],
-        out: list[EngineEvent],
+        out: list[EngineOutput],
     ) -> None:
         for key in dict.fromkeys(keys):
             group = self._table.get(key)
@@ -336,7 +349,7 @@ class Groups:
                 group.members.add(member)
                 self._view(key, (Move(member, Cause.JOINED),), (), out)
 
-    def _refuse(self, member: Member, key: GroupKey, out: list[EngineEvent]) -> None:
+    def _refuse(self, member: Member, key: GroupKey, out: list[EngineOutput]) -> None:
         if member.node == self._node:
             self._mine.get(member.session, {}).pop(key, None)
             out.append(
@@ -353,7 +366,7 @@ class Groups:
         member: Member,
         cause: Cause,
         keys: Sequence[GroupKey],
-        out: list[EngineEvent],
+        out: list[EngineOutput],
     ) -> None:
         if not keys:
             keys = sorted(
@@ -371,7 +384,7 @@ class Groups:
         key: GroupKey,
         joined: tuple[Move, ...],
         left: tuple[Move, ...],
-        out: list[EngineEvent],
+        out: list[EngineOutput],
     ) -> None:
         assert self._configuration is not None
         group = self._table.get(key)

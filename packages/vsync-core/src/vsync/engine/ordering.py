@@ -391,7 +391,14 @@ class Ordering(ABC):
     def _number(self, seq: int, packed: PackedFrame) -> Packets:
         log = self._log
         frame = self._codec.data(
-            log.ring, seq, packed.frame_index, packed.counter, packed.flags, packed.pieces
+            log.ring,
+            seq,
+            packed.frame_index,
+            packed.counter,
+            packed.flags,
+            packed.pieces,
+            packed.lengths,
+            packed.own,
         )
         log.add(frame)
         if packed.messages_finished:

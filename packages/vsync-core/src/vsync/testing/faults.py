@@ -97,6 +97,12 @@ def _pause(running: Running, node: str, seconds: str | None = None) -> None:
         )
 
 
+def _freeze(running: Running, node: str, seconds: str) -> None:
+    """As ``pause``, but its clock does not show it: a virtual machine that was stopped."""
+    _pause(running, node, seconds)
+    running.cluster.freeze(int(node))
+
+
 def _starve(running: Running, node: str, seconds: str) -> None:
     """It gets the processor for moments only: it stops again and again, for up to 80 ms."""
     dice = Random(f"starve {node} {seconds}")
@@ -206,6 +212,7 @@ STEPS: Final[Mapping[str, Callable[..., None]]] = {
     "leave": _leave,  # leave NODE…
     "pause": _pause,  # pause NODE [SECONDS]
     "resume": _resume,  # resume [NODE…]
+    "freeze": _freeze,  # freeze NODE SECONDS: its clock stands still, too
     "starve": _starve,  # starve NODE SECONDS: it gets little of the processor
     "block": _block,  # block NODE [SECONDS]: its application is slow
     "release": _release,  # release NODE: it is slow no more
@@ -427,6 +434,7 @@ FAULTS: Final[Mapping[str, tuple[Callable[[Random, int], tuple[str, ...]], float
     "restart some": (_some("restart"), 1),
     "leave": (_one("leave"), 1),
     "pause": (_for_a_time("pause", 1.0), 2),
+    "freeze": (_for_a_time("freeze", 1.5), 1),
     "starve": (_for_a_time("starve", 1.5), 1),
     "block": (_for_a_time("block", 0.3), 1),
     "partition": (_random_partition, 3),
