@@ -84,7 +84,7 @@ def test_while_the_token_rests_each_member_may_send_one_frame_with_a_number_of_i
             for node in (2, 3):
                 cluster.submit(node, 1000)
         cluster.run(0.05)
-    sent = sorted((seen.frame.seq, seen.sender) for seen, _ in tap.of(Part))
+    sent = sorted((part.seq, seen.sender) for seen, part in tap.parts())
     assert [sender for _, sender in sent] == [1, 2, 3]
     assert len({seq - sender for seq, sender in sent}) == 1  # by their places on the ring
 
