@@ -342,6 +342,7 @@ class NodeSession(Session):
         self._closed = False
         self._sent_at = float("-inf")
         self._sent_alone = 0
+        self._giving_way = 0
 
     async def __aenter__(self) -> "NodeSession":
         if self._closed or self in self._node._sessions:
@@ -467,13 +468,21 @@ class NodeSession(Session):
         To do so always would make a message that is alone wait for a turn of the event loop.
         """
         now = self._node._now()
-        alone = now - self._sent_at >= SENDS_ALONE_S and self._sent_alone < SENDS_ALONE_MAX
+        alone = (
+            not self._giving_way  # nobody overtakes who called before
+            and now - self._sent_at >= SENDS_ALONE_S
+            and self._sent_alone < SENDS_ALONE_MAX
+        )
         self._sent_at = now
         self._sent_alone = self._sent_alone + 1 if alone else 0
         if alone:
             await anyio.lowlevel.checkpoint_if_cancelled()
-        else:
+            return
+        self._giving_way += 1
+        try:
             await anyio.lowlevel.checkpoint()
+        finally:
+            self._giving_way -= 1
 
     def _check(self, groups: tuple[GroupKey, ...], payloads: list[bytes]) -> None:
         """Raise if these messages may not be sent."""
