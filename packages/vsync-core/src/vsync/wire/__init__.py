@@ -26,6 +26,8 @@ from vsync.wire.group import (
     parse_control,
 )
 from vsync.wire.header import IN_PARTS, PROTOCOL_VERSION, FrameType, network_of
+from vsync.wire.rekey import KeyNews
+from vsync.wire.terms import ChangeTerms, Mark, Terms
 from vsync.wire.token import REQUESTS_MAX, Token
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "REQUESTS_MAX",
     "Announce",
     "Beacon",
+    "ChangeTerms",
     "Codec",
     "Commit",
     "ControlMessage",
@@ -45,12 +48,15 @@ __all__ = [
     "FrameType",
     "Join",
     "JoinGroups",
+    "KeyNews",
     "LeaveGroups",
+    "Mark",
     "Membership",
     "Packets",
     "Part",
     "Recovered",
     "Synchronized",
+    "Terms",
     "Token",
     "Wake",
     "build_control",
