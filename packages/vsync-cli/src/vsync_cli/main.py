@@ -13,11 +13,13 @@ from vsync_cli.commands.check import check
 from vsync_cli.commands.demo import demo
 from vsync_cli.commands.doctor import doctor
 from vsync_cli.commands.init import init
+from vsync_cli.commands.key import key
 from vsync_cli.commands.keygen import keygen
 from vsync_cli.commands.latency import latency
 from vsync_cli.commands.links import links
 from vsync_cli.commands.plugin import plugin
 from vsync_cli.commands.plugins import plugins
+from vsync_cli.commands.reload import reload
 from vsync_cli.commands.run import run
 from vsync_cli.commands.send import send
 from vsync_cli.commands.simulate import simulate
@@ -106,7 +108,7 @@ def main() -> None:
 
 
 for _command in (
-    *(run, demo, init, check, send, watch, status, links, doctor, keygen, bench, latency),
-    *(plugin, plugins, simulate, trace),
+    *(run, demo, init, check, send, watch, status, links, doctor, reload, keygen, key),
+    *(bench, latency, plugin, plugins, simulate, trace),
 ):
     main.add_command(_command)
