@@ -225,6 +225,17 @@ def mutation(session: nox.Session) -> None:
     run_python(session, "-m", "tests.simulation.mutation", *session.posargs)
 
 
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Feed strangers' bytes to every parser; ``-- --seconds 20 --target seal``.
+
+    With atheris, in an environment of its own; where that cannot be had, with hypothesis.
+    """
+    session.install("-r", "requirements-test.txt")
+    session.install("atheris", success_codes=[0, 1], silent=True)
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
 @nox.session(venv_backend="none", default=False)
 def docs(session: nox.Session) -> None:
     """Check the pages: links, headings, commands, and that every example runs."""

@@ -44,7 +44,10 @@ SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "node": NodeSection,
     "ring": RingSettings,
     "daemon": DaemonSection,
-    **{f"transport.{name}": load_transport(name).SETTINGS for name in ("udp", "udpu", "redundant")},
+    **{
+        f"transport.{name}": load_transport(name).SETTINGS
+        for name in ("udp", "udpu", "ib", "redundant")
+    },
     "transport.redundant.links": LinkSettings,
     **{f"transport.{name}": load_transport(name).SETTINGS for name in ("fault", "memory")},
     "security": SecuritySection,

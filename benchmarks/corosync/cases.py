@@ -181,7 +181,7 @@ def plan(
 UDP: Final = ("corosync-udp",)
 COROSYNC: Final = ("corosync-udp", "corosync-udp-norr", "corosync-knet", "corosync-knet-aes")
 EMBEDDED: Final = ("vsync", "vsync-speedups")
-VSYNC: Final = (*EMBEDDED, "vsync-key", "vsync-daemon")
+VSYNC: Final = (*EMBEDDED, "vsync-key", "vsync-key-speedups", "vsync-daemon")
 
 
 def raw() -> Iterator[Turn]:

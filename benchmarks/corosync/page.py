@@ -34,6 +34,7 @@ COLOURS: Final = {
     "vsync": "#1f618d",
     "vsync-speedups": "#154360",
     "vsync-key": "#148f77",
+    "vsync-key-speedups": "#0b5345",
     "vsync-daemon": "#5dade2",
 }
 RATES_SVG: Final = "benchmarks-rates.svg"
@@ -195,6 +196,7 @@ PAIRS: Final = (
     ("vsync", "corosync-udp-norr"),
     ("vsync", "corosync-knet"),
     ("vsync-key", "corosync-knet-aes"),
+    ("vsync-key-speedups", "corosync-knet-aes"),
     ("vsync-daemon", "corosync-udp"),
 )
 

@@ -16,7 +16,8 @@ from benchmarks.corosync.cases import Case, Lost
 from benchmarks.corosync.members import Failed, Member
 
 from tests.transport_udp.hosts import Host
-from vsync import RingSettings, speedups
+from vsync import speedups
+from vsync.key_file import make_key, write_key
 
 ROOT: Final = Path(__file__).parents[2]
 C_PROGRAM: Final = Path(__file__).with_name("cpg_peer.c")
@@ -108,14 +109,14 @@ class Vsync(Peer):
     def missing(self) -> str | None:
         if self._compiled and speedups.in_use != speedups.COMPILED:
             return speedups.in_use
-        if self._key and not KEY_SETTINGS & set(RingSettings.model_fields):
-            return "not built yet: rings have no keys"
         return None
 
     def start(
         self, hosts: Sequence[Host], directory: Path, case: Case, load: float, stack: ExitStack
     ) -> list[Member]:
         places = []
+        if self._key:
+            write_key(directory / KEY_FILE, make_key())
         for host in hosts:
             settings = self._settings(host, directory, case)
             places.append(
@@ -149,9 +150,11 @@ class Vsync(Peer):
         if fault:
             lines += ["[transport.fault]", f"loss = {case.loss_percent / 100}"]
         # Every node has its own host, so nobody there needs to hear what it sends itself.
-        lines += [f"[{section}]", f'bind = "{address(host)}"', "multicast_loop = false", ""]
+        lines += [f"[{section}]", f'bind = "{address(host)}"', "multicast_loop = false"]
+        if self._key:
+            lines += ["[security]", f'key_file = "{directory / KEY_FILE}"']
         path = directory / f"{host.number}.toml"
-        path.write_text("\n".join(lines))
+        path.write_text("\n".join(lines) + "\n")
         return path
 
     def _serve(self, host: Host, settings: Path, directory: Path, stack: ExitStack) -> str:
@@ -168,7 +171,8 @@ class Vsync(Peer):
         return str(path)
 
 
-KEY_SETTINGS: Final = frozenset({"key", "key_file", "keys"})
+KEY_FILE: Final = "ring.key"
+"""Of all nodes: here they share a directory."""
 
 
 class Corosync(Peer):
@@ -303,6 +307,7 @@ PEERS: Final[dict[str, Peer]] = {
         Vsync("vsync", "vsync"),
         Vsync("vsync-speedups", "vsync with speedups", compiled=True),
         Vsync("vsync-key", "vsync with a key", key=True),
+        Vsync("vsync-key-speedups", "vsync with a key and speedups", key=True, compiled=True),
         Vsync("vsync-daemon", "vsync through its daemon", daemon=True),
         Raw("raw", "bare program"),
     )

@@ -7,10 +7,11 @@ The same course as ``cpg_peer.c``, which describes it. With ``--settings`` it is
 import argparse
 import itertools
 import json
+import operator
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ import vsync
 
 GROUP: Final = "bench"
 BATCH_BYTES: Final = 65536
-BATCH_MAX: Final = 256
+BATCH_MAX: Final = 1024
 BATCHES_UNDER_WAY: Final = 4
 """Handed over at a time at most, each by a task of its own: while one waits to be accepted, the
 next are there already. Corosync's client fills a queue, too."""
@@ -65,9 +66,9 @@ class Measured:
             if self._options.sends and self._options.rate:
                 tasks.start_soon(self._send_paced)
             elif self._options.sends:
-                make = Maker(self._node, Kind.BULK, self._options.size).make
+                maker = Maker(self._node, Kind.BULK, self._options.size)
                 for _ in range(BATCHES_UNDER_WAY):
-                    tasks.start_soon(self._send, make)
+                    tasks.start_soon(self._send, maker)
             if self._options.probe_ns:
                 tasks.start_soon(self._probe)
             await anyio.sleep(max(0, self._to_ns - time.monotonic_ns()) / 1e9)
@@ -77,49 +78,71 @@ class Measured:
             os._exit(0)
 
     async def _receive(self) -> None:
-        check = Checker(self._options.size).check
+        checker = Checker(self._options.size)
         async for batch in self._session.batches():
             now_ns = time.monotonic_ns()
             counts = self._from_ns <= now_ns < self._to_ns
-            for event in batch:
-                if type(event) is vsync.Delivery:
-                    node = event.sender.node
-                    sent_ns = check(event.payload, node)
-                    if not counts:
-                        continue
-                    if sent_ns:
-                        times = self._own_ns if node == self._node else self._others_ns
-                        times.append(time.monotonic_ns() - sent_ns)
-                    else:
-                        self._messages += 1
-                        self._bytes += len(event.payload)
-                elif type(event) is vsync.GroupChanged:
-                    if len(event.members) == self._options.members:
-                        self._complete.set()
-                    elif self._complete.is_set() and now_ns < self._to_ns:
-                        raise WrongMessage(
-                            f"no message but a group of {len(event.members)}: members left while "
-                            "it was measured"
-                        )
+            deliveries = [event for event in batch if type(event) is vsync.Delivery]
+            if len(deliveries) != len(batch):
+                self._notice(batch, now_ns)
+            if self._options.probe_ns:
+                self._take_each(deliveries, checker, counts)
+            else:
+                self._take_all(deliveries, checker, counts)
 
-    async def _send(self, make: Callable[[], bytes]) -> None:
+    def _take_all(self, deliveries: list[vsync.Delivery], checker: Checker, counts: bool) -> None:
+        """Check messages, none of which is a probe, by runs of those of one sender."""
+        for envelope, run in itertools.groupby(deliveries, operator.itemgetter(0)):
+            payloads = [payload for _, _, payload in run]
+            checker.check_all(payloads, envelope.node)
+            if counts:
+                self._messages += len(payloads)
+                self._bytes += sum(map(len, payloads))
+
+    def _take_each(self, deliveries: list[vsync.Delivery], checker: Checker, counts: bool) -> None:
+        """Check messages, some of which are probes."""
+        for event in deliveries:
+            node = event.envelope.node
+            sent_ns = checker.check(event.payload, node)
+            if not counts:
+                continue
+            if sent_ns:
+                times = self._own_ns if node == self._node else self._others_ns
+                times.append(time.monotonic_ns() - sent_ns)
+            else:
+                self._messages += 1
+                self._bytes += len(event.payload)
+
+    def _notice(self, batch: Sequence[vsync.Event], now_ns: int) -> None:
+        """See whether the group is complete, and stays so."""
+        for event in batch:
+            if type(event) is vsync.GroupChanged:
+                if len(event.members) == self._options.members:
+                    self._complete.set()
+                elif self._complete.is_set() and now_ns < self._to_ns:
+                    raise WrongMessage(
+                        f"no message but a group of {len(event.members)}: members left while "
+                        "it was measured"
+                    )
+
+    async def _send(self, maker: Maker) -> None:
         """Send as fast as it goes."""
         count = max(1, min(BATCH_MAX, BATCH_BYTES // self._options.size))
         while (now_ns := time.monotonic_ns()) < self._to_ns:
-            await self._hand_over([make() for _ in range(count)])
+            await self._hand_over(maker.make_all(count))
             if now_ns >= self._from_ns:
                 self._sent += count
 
     async def _send_paced(self) -> None:
         """Send at the rate that was asked for, in as many pieces as there are ticks."""
-        make = Maker(self._node, Kind.BULK, self._options.size).make
+        maker = Maker(self._node, Kind.BULK, self._options.size)
         began_ns = time.monotonic_ns()
         sent = 0
         while (now_ns := time.monotonic_ns()) < self._to_ns:
             due = int((now_ns - began_ns) * self._options.rate / 1e9) - sent
             if due > 0:
                 count = min(due, BATCH_MAX)
-                await self._hand_over([make() for _ in range(count)])
+                await self._hand_over(maker.make_all(count))
                 sent += count
                 if now_ns >= self._from_ns:
                     self._sent += count

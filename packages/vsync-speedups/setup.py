@@ -1,4 +1,4 @@
-"""Compile the hot modules of vsync-core, from the core's own sources, with mypyc.
+"""Compile the hot modules of vsync-core, from the core's own sources, with mypyc; two are in C.
 
 The sources are those beside this package in the repository; a source archive has a copy of them.
 """
@@ -11,10 +11,10 @@ import shutil
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mypyc.build import mypycify
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
@@ -30,11 +30,15 @@ HOT = (
     "vsync.engine.streams",
     "vsync.engine.log",
 )
-"""What is compiled. Each must work alike when it is not.
+"""What is compiled with mypyc. Each must work alike when it is not.
 
 Not ``vsync.train``: a compiled class has no registry of its own if it derives from an abstract one,
 so every sequence, a memoryview too, would pass for an instance of ``Train``.
 """
+
+
+IN_C: Final = {"vsync.copying": "copying.c", "vsync.engine.alike": "alike.c"}
+"""What has a twin in C, and its file."""
 
 
 def source_of(core: Path, module: str) -> Path | None:
@@ -54,12 +58,12 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def closure(core: Path) -> dict[str, Path]:
-    """The hot modules and all of the core that they import, and those in turn.
+    """The modules with twins and all of the core that they import, and those in turn.
 
     The compiler takes types and constants out of what is imported, so all of it counts.
     """
     found: dict[str, Path] = {}
-    waiting = list(HOT)
+    waiting = [*HOT, *IN_C]
     while waiting:
         module = waiting.pop()
         path = source_of(core, module)
@@ -91,7 +95,7 @@ def stage(core: Path) -> dict[str, str]:
 def twins() -> dict[str, str]:
     """Of which modules of the core this package has twins, and their files in it."""
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    compiled = {module: module.replace(".", "/") + suffix for module in HOT}
+    compiled = {module: module.replace(".", "/") + suffix for module in (*HOT, *IN_C)}
     return {"vsync.checksum": "checksum.py", **compiled}
 
 
@@ -130,6 +134,10 @@ extensions: list[Any] = mypycify(
     target_dir=str(HERE / "build" / "c"),
 )
 os.chdir(HERE)
+extensions += [
+    Extension(module, [f"src/c/{file}"], extra_compile_args=["-O3"])
+    for module, file in IN_C.items()
+]
 for extension in extensions:
     if extension.name.startswith("vsync."):
         extension.name = f"vsync_speedups.{extension.name}"

@@ -1,12 +1,16 @@
 """Calling ``vsync`` in tests: through click's runner, and as a process of its own."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import anyio
 from click.testing import CliRunner, Result
 
+from vsync_cli.commands.status import ask
 from vsync_cli.main import main
 
 
@@ -26,6 +30,12 @@ def complaint(*arguments: str | Path, code: int = 1) -> str:
     assert result.stderr.startswith("Error: ")
     assert result.stderr.count("\n") == 1
     return result.stderr.strip()
+
+
+def status_of(socket: Path) -> dict[str, Any]:
+    """What ``vsync status --json`` shows, without a process of its own: tests ask often."""
+    found: dict[str, Any] = json.loads(json.dumps(anyio.run(ask, socket)))
+    return found
 
 
 def environment() -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Real ``vsync run`` processes on the loopback interface."""
 
 import contextlib
-import json
 import random
 import shutil
 import signal
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.cli.command import environment, vsync
+from tests.cli.command import environment, status_of
 from tests.transport_udp.ports import unused_port
 
 PATIENCE_S = 20.0
@@ -71,10 +70,7 @@ class RunningNode:
         return self.process.wait(PATIENCE_S)
 
     def status(self) -> dict[str, Any]:
-        done = vsync("status", "--socket", self.socket, "--json")
-        assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        return status_of(self.socket)
 
     def members(self) -> list[int]:
         """The members of the last regular configuration that it told of."""

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from tests.cli.command import complaint, invoke, vsync
 from tests.cli.measuring import LONG_S, end, in_a_terminal, start
 from tests.cli.nodes import Ring, eventually, ring
+from vsync.vocabulary import GroupKey
 
 CLEAN = {"damaged": 0, "lost": 0, "repeated": 0, "reordered": 0}
 
@@ -39,6 +39,22 @@ def bench(nodes: Ring, *arguments: str, node: int = 1) -> dict[str, Any]:
 def sessions(nodes: Ring, node: int) -> int:
     """How many programs are connected to a node, the one that asks among them."""
     return int(nodes.nodes[node - 1].status()["sessions"])
+
+
+def members(nodes: Ring, group: str) -> int:
+    """How many programs are in that group."""
+    groups = nodes.nodes[0].status()["groups"]
+    return len(groups.get(str(GroupKey.from_name(group)), ()))
+
+
+def wait_for_frames(nodes: Ring, count: int) -> None:
+    """Wait until node 1 has sent so many more."""
+
+    def sent() -> int:
+        return int(nodes.nodes[0].status()["counters"].get("frames_sent", 0))
+
+    before = sent()
+    eventually(lambda: sent() >= before + count, f"{count} frames of node 1")
 
 
 @pytest.mark.parametrize("guarantee", ["unordered", "fifo", "agreed", "safe"])
@@ -84,18 +100,12 @@ def test_two_runs_at_a_time_do_not_mix(nodes: Ring) -> None:
 
 
 def test_programs_on_several_nodes_take_part_in_one_run(nodes: Ring) -> None:
-    before = {node: sessions(nodes, node) for node in (2, 3)}
     arguments = ("--group", "together", "--json")
     receiving = [
         start("bench", "--socket", nodes.nodes[node - 1].socket, "--role", "receive", *arguments)
         for node in (2, 3)
     ]
-    for node in (2, 3):
-        eventually(
-            lambda node=node: sessions(nodes, node) > before[node],  # type: ignore[misc]
-            f"a receiver at node {node}",
-        )
-    time.sleep(0.5)  # connected is not yet joined
+    eventually(lambda: members(nodes, "together") == 2, "a receiver at both nodes")
     # One process: of two, the first might have come to its end before the second began.
     sent = bench(
         nodes, *("--role", "send", "--senders", "2", "--messages", "3000", "--group", "together")
@@ -116,14 +126,13 @@ def test_programs_on_several_nodes_take_part_in_one_run(nodes: Ring) -> None:
 
 
 def test_a_message_that_is_none_of_the_run_is_an_error(nodes: Ring) -> None:
-    before = sessions(nodes, 1)
     run = start(
         *("bench", "--socket", nodes.nodes[0].socket, "--group", "mine", "--seconds", "6"),
         *("--batch", "1", "--json"),
     )
-    eventually(lambda: sessions(nodes, 1) >= before + 2, "the run")
-    time.sleep(0.5)
-    assert vsync("send", "--socket", nodes.nodes[1].socket, "mine", "hello").returncode == 0
+    eventually(lambda: members(nodes, "mine") == 1, "the run")
+    wait_for_frames(nodes, 20)
+    assert invoke("send", "--socket", nodes.nodes[1].socket, "mine", "hello").exit_code == 0
     output, errors = run.communicate(timeout=LONG_S)
     assert run.returncode == 1
     assert errors == "Error: messages were not delivered as they were sent: 1 damaged.\n"
@@ -135,7 +144,7 @@ def test_ctrl_c_tells_what_was_measured_so_far(nodes: Ring) -> None:
     before = sessions(nodes, 1)
     run = start("bench", "--socket", nodes.nodes[0].socket, "--seconds", "600", "--json")
     eventually(lambda: sessions(nodes, 1) >= before + 2, "the run")
-    time.sleep(1.5)
+    wait_for_frames(nodes, 50)
     code, output = end(run, signal.SIGINT)
     assert code == 130
     found = json.loads(output)
@@ -145,12 +154,10 @@ def test_ctrl_c_tells_what_was_measured_so_far(nodes: Ring) -> None:
 
 
 def test_ctrl_c_before_anything_came_is_told_too(nodes: Ring) -> None:
-    before = sessions(nodes, 1)
     run = start(
         "bench", "--socket", nodes.nodes[0].socket, "--role", "receive", "--group", "nobody"
     )
-    eventually(lambda: sessions(nodes, 1) > before, "the receiver")
-    time.sleep(0.5)
+    eventually(lambda: members(nodes, "nobody") == 1, "the receiver")
     code, output = end(run, signal.SIGINT)
     assert code == 130
     assert "No message came." in output
@@ -160,11 +167,10 @@ def test_a_sender_that_dies_does_not_keep_receivers_waiting(nodes: Ring) -> None
     before = sessions(nodes, 1)
     arguments = ("--socket", nodes.nodes[0].socket, "--group", "dying")
     receiving = start("bench", *arguments, "--role", "receive", "--json")
-    eventually(lambda: sessions(nodes, 1) > before, "the receiver")
-    time.sleep(0.5)
+    eventually(lambda: members(nodes, "dying") == 1, "the receiver")
     sending = start("bench", *arguments, "--role", "send", "--seconds", "600")
     eventually(lambda: sessions(nodes, 1) > before + 1, "the sender")
-    time.sleep(1)
+    wait_for_frames(nodes, 50)
     sending.kill()
     sending.communicate()
     code, output = end(receiving)
@@ -205,7 +211,7 @@ def test_a_change_of_the_configuration_is_a_note_and_no_error() -> None:
         first, second = made.start(1, 2)
         run = start("bench", "--socket", first.socket, "--seconds", "8", "--size", "100", "--json")
         eventually(lambda: sessions(made, 1) >= 3, "the run")
-        time.sleep(1)
+        wait_for_frames(made, 50)
         second.end(signal.SIGKILL)
         code, output = end(run)
         assert code == 0, output

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.cli.command import environment, vsync
+from tests.cli.command import environment, status_of
 from tests.network.following import Following
 from tests.transport_udp.hosts import Ethernet, Host
 from tests.transport_udp.ports import unused_port
@@ -46,6 +46,8 @@ class Node:
 
         self._output = directory / f"{number}.out"
         self._errors = directory / f"{number}.err"
+        self._told_before = 0
+        """Bytes of standard output that are of former lives."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, trace: bool = True) -> None:
@@ -53,6 +55,7 @@ class Node:
         assert not self.running, f"node {self.number} runs already"
         housing = ("ip", "netns", "exec", self.host.name) if self.host else ()
         tracing = ("--trace", str(self.trace)) if trace else ()
+        self._told_before = self._output.stat().st_size if self._output.exists() else 0
         with self._output.open("ab") as output, self._errors.open("ab") as errors:
             # `ip netns exec` becomes the command, so the process is the node itself.
             self._process = subprocess.Popen(
@@ -71,6 +74,12 @@ class Node:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def serving(self) -> bool:
+        """Whether it has said its first line in this life: before, nobody is at its socket, though
+        its trace may have a configuration already."""
+        return self.running and self._output.stat().st_size > self._told_before
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -118,10 +127,7 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         """What ``vsync status`` says."""
-        done = vsync("status", "--socket", self.socket, "--json")
-        assert done.returncode == 0, f"node {self.number}: {done.stderr}"
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        return status_of(self.socket)
 
     def members(self) -> list[int]:
         """The members of its regular configuration; empty if it is in none."""
@@ -345,23 +351,26 @@ class Ring:
     # --- what is to come of it ------------------------------------------------------------------
 
     def wait_for(self, *numbers: int, within_s: float = PATIENCE_S) -> None:
-        """Wait until these nodes, or all, are in one configuration of just them."""
+        """Wait until these nodes, or all, are in one configuration of just them, and serve."""
         chosen = [node for node in self.nodes if not numbers or node.number in numbers]
         self.wait_for_all_of(chosen, within_s=within_s)
 
     def wait_for_all_of(self, chosen: Sequence[Node], *, within_s: float = PATIENCE_S) -> None:
-        """Wait until these nodes are in one configuration of just them."""
+        """Wait until these nodes are in one configuration of just them, and serve programs."""
         expected = sorted(node.number for node in chosen)
 
         def agreed() -> bool:
             dead = [node.number for node in chosen if not node.running]
             assert not dead, f"these nodes have ended: {dead}{self.complaints()}"
-            if any(node.members() != expected for node in chosen):
+            if any(node.members() != expected or not node.serving for node in chosen):
                 return False
             return len({node.following.configurations[-1]["id"] for node in chosen}) == 1
 
         def described() -> str:
-            seen = "; ".join(f"{node.number} has {node.members()}" for node in chosen)
+            seen = "; ".join(
+                f"{node.number} {'serves' if node.serving else 'does not serve'} {node.members()}"
+                for node in chosen
+            )
             return f"{expected} in one configuration: {seen}{self.complaints()}"
 
         eventually(agreed, described, within_s)

@@ -13,6 +13,7 @@ import pytest
 from tests.cli.command import vsync
 from tests.network.nodes import eventually
 from tests.network.twofold import TwofoldRing
+from vsync.links import Mode
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
 
@@ -52,7 +53,7 @@ def configurations(ring: TwofoldRing) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("mode", ["passive", "active", "fastest"])
+@pytest.mark.parametrize("mode", list(Mode))
 def test_one_network_may_fail_in_any_way_and_nothing_changes(
     make_ring: MakeRing, mode: str
 ) -> None:
@@ -85,8 +86,11 @@ def test_one_network_may_fail_in_any_way_and_nothing_changes(
     ring.leave()
 
 
-def test_when_both_networks_are_cut_the_ring_parts_and_merges_again(make_ring: MakeRing) -> None:
-    ring = make_ring("passive")
+@pytest.mark.parametrize("mode", [Mode.PASSIVE, Mode.ACTIVE])
+def test_when_both_networks_are_cut_the_ring_parts_and_merges_again(
+    make_ring: MakeRing, mode: str
+) -> None:
+    ring = make_ring(mode)
     load = ring.load()
     ring.wait_for_messages(300)
     for link in (1, 2):

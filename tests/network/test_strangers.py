@@ -33,12 +33,18 @@ class Stranger:
         self._host = ring.ethernet.add_host()
         self._host.ip("route", "add", "224.0.0.0/4", "dev", "eth0")
         self._ring = ring
+        self._everyone = (ring.group, ring.port)
 
     def send(self, packets: list[bytes], *, per_second: int = 100_000) -> None:
         """Send every packet to everyone, and to each node by itself; no more than so many."""
-        places = [(self._ring.group, self._ring.port)]
-        places += [tuple(node.status()["transport"]["address"]) for node in self._ring.nodes]
+        nodes = [tuple(node.status()["transport"]["address"]) for node in self._ring.nodes]
+        self._send(packets, [self._everyone, *nodes], per_second)
 
+    def send_to_everyone(self, packets: list[bytes], *, per_second: int) -> None:
+        """Send every packet to everyone; no more than so many."""
+        self._send(packets, [self._everyone], per_second)
+
+    def _send(self, packets: list[bytes], places: list[tuple[str, int]], per_second: int) -> None:
         def spray() -> None:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 for number, packet in enumerate(packets):

@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import anyio
-
 from tests.network.nodes import Node, Ring, filter_packets
 from tests.transport_udp.hosts import SECOND
 from vsync.errors import VsyncError
-from vsync_cli.commands.status import ask
 
 INTERFACES = {1: "eth0", 2: "eth1"}
 BRIDGES = {1: "br0", 2: SECOND}
@@ -75,7 +72,7 @@ class TwofoldRing(Ring):
     @staticmethod
     def _state(node: Node, link: int) -> str:
         try:
-            status = anyio.run(ask, node.socket)
+            status = node.status()
         except VsyncError:
             return "not known"  # its socket is not there yet
         state: str = status["transport"]["links"][str(link)]["state"]

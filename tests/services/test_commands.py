@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cli.command import complaint, environment, invoke, vsync
-from tests.network.nodes import Ring
+from tests.network.nodes import Ring, eventually
 
 SERVICES = "[service.quorum]\nexpected_votes = 1\n[service.kv]\nvalue_bytes_max = 1000"
 
@@ -23,7 +23,12 @@ def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with Ring(directory, 1, housed=False, ring=settings) as ring:
         ring.start()
         ring.wait_for()
-        yield ring[1].socket
+        found = ring[1].socket
+        eventually(
+            lambda: shown("kv", "status", "--socket", found)["serves"] == "linearizable",
+            "the map served, and so the quorum decided",
+        )
+        yield found
 
 
 def shown(*arguments: str | Path) -> Any:

@@ -15,7 +15,9 @@ PACKAGE: Final = Path(vsync_speedups.__file__).parent
 TWINS: Final[dict[str, str]] = json.loads((PACKAGE / "built.json").read_text())["twins"]
 
 NAMES: Final = {
+    "alike": "vsync.engine.alike",
     "codec": "vsync.wire.codec",
+    "copying": "vsync.copying",
     "data": "vsync.wire.data",
     "log": "vsync.engine.log",
     "packing": "vsync.engine.packing",

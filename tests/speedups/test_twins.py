@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from zlib import crc32
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.speedups.pure import PACKAGE, TWINS, compiled, pure
 from vsync import checksum
 from vsync.errors import MalformedPacket
+from vsync.events import Delivery, Envelope
 from vsync.train import Train
 from vsync.vocabulary import (
     Cause,
@@ -100,10 +102,9 @@ def run(modules: Any, size: int, script: Iterable[Any]) -> tuple[list[Any], list
 
     def take(parts_max: int) -> bool:
         packed = packer.take(parts_max)
-        told.append(packed and (*packed[:3], list(map(bytes, packed.pieces)), packed[4]))
+        told.append(packed and (*packed[:3], list(map(bytes, packed.pieces)), *packed[4:]))
         if packed is not None:
-            index, counter, flags, pieces, _ = packed
-            frames.append(codec.data(RING, len(frames) + 1, index, counter, flags, pieces))
+            frames.append(codec.data(RING, len(frames) + 1, *packed[:-1]))
         return packed is not None
 
     for step in script:
@@ -147,6 +148,15 @@ def delivered(modules: Any, frames: list[Any], order: list[int], stable: int) ->
     return [*told, reader.malformed, control.malformed, control.news]
 
 
+def own(modules: Any, frames: list[Any]) -> list[Any]:
+    """What the node that made *frames* delivers of them."""
+    reader, control = modules.streams.Reader(MESSAGE_BYTES_MAX), modules.streams.ControlReader()
+    log = modules.log.Log(RING, reader, control)
+    told = [log.add(frame) for frame in frames]
+    log.settle(len(frames))
+    return [*told, *map(tuple, log.deliver(CONFIGURATION))]
+
+
 @given(packet_bytes, steps, st.data())
 def test_messages_become_the_same_frames_and_these_the_same_deliveries(
     size: int, script: list[Any], data: st.DataObject
@@ -155,6 +165,7 @@ def test_messages_become_the_same_frames_and_these_the_same_deliveries(
     pure_frames, pure_told = run(pure(), size, script)
     assert told == pure_told
     assert list(map(facts, frames)) == list(map(facts, pure_frames))
+    assert own(compiled(), frames) == own(pure(), pure_frames)
     if frames:
         order = data.draw(
             st.one_of(
@@ -208,6 +219,76 @@ def seen(modules: Any, packets: bytes, size: int) -> list[Any]:
         )
     )
     return told
+
+
+@given(st.binary(max_size=9), st.binary(max_size=400), st.binary(max_size=400), st.integers(1, 99))
+def test_contents_become_the_same_packets_and_these_the_same_contents(
+    head: bytes, begin: bytes, rest: bytes, size: int
+) -> None:
+    count = -(-(len(begin) + len(rest)) // size)
+    numbers = [bytes((number % 256, count % 256)) for number in range(count)]
+    made = [
+        modules.copying.packets_of(head, numbers, begin, memoryview(rest), size)
+        for modules in (compiled(), pure())
+    ]
+    assert made[0] == made[1]
+    for modules in (compiled(), pure()):
+        found = modules.copying.content_of(memoryview(made[0]), len(head) + 2 + size, len(head) + 2)
+        assert found == begin + rest
+
+
+def test_packets_that_are_not_as_many_as_numbers_are_refused() -> None:
+    for numbers in ([], [b"1"], [b"1"] * 3):
+        with pytest.raises(ValueError, match="as many"):
+            compiled().copying.packets_of(b"head", numbers, b"12345", b"678", 7)
+    with pytest.raises(ValueError, match="longer than its head"):
+        compiled().copying.content_of(bytes(100), 20, 20)
+
+
+ENVELOPE = Envelope(
+    SENDER, 1, LIFE, Priority.HIGH, Guarantee.SAFE, (GroupKey.from_name("a"),), CONFIGURATION
+)
+
+
+@given(
+    st.binary(max_size=4),
+    st.lists(st.binary(max_size=40), min_size=1, max_size=9),
+    st.booleans(),
+    st.none() | st.integers(0, 8),
+    st.binary(max_size=5),
+    st.integers(0, 2**64 - 10),
+)
+def test_messages_that_have_one_head_give_the_same_deliveries(
+    head: bytes, texts: list[bytes], one_size: bool, stranger: int | None, gap: bytes, counter: int
+) -> None:
+    messages = [head + text for text in (texts[:1] * len(texts) if one_size else texts)]
+    if stranger is not None:
+        messages[stranger % len(messages)] = bytes(len(messages[stranger % len(messages)]))
+    frame, lengths = b"".join((gap, *messages)), tuple(map(len, messages))
+    read, read_pure = (
+        modules.alike.read_alike(ENVELOPE, counter, frame, len(gap), head, lengths)
+        for modules in (compiled(), pure())
+    )
+    assert read == read_pure
+    if read is not None:
+        again, again_pure = (
+            modules.alike.numbered(ENVELOPE, counter, [each.payload for each in read])
+            for modules in (compiled(), pure())
+        )
+        assert again == again_pure == read
+        assert all(type(each) is Delivery for each in (*read, *again))
+        assert read[0].message.counter == counter
+
+
+def test_messages_beyond_the_end_of_their_frame_are_refused() -> None:
+    read = compiled().alike.read_alike
+    for start, lengths in ((0, (4, 4)), (7, (1,)), (-1, (1,)), (2, (-1,))):
+        with pytest.raises(ValueError, match="outside of the frame"):
+            read(ENVELOPE, 0, b"frame.", start, b"", lengths)
+    with pytest.raises(TypeError, match="lengths"):
+        read(ENVELOPE, 0, b"frame.", 0, b"", 3)
+    with pytest.raises(OverflowError):
+        read(ENVELOPE, -1, b"frame.", 0, b"", (1,))
 
 
 @given(st.lists(st.binary(max_size=120), min_size=1, max_size=8), st.booleans())

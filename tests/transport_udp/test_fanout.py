@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from tests.network.nodes import Ring, eventually
 from tests.transport_udp.ports import unused_port, unused_ports
 from vsync.errors import TransportFailed
+from vsync.ip import interfaces, offload, sockets
+from vsync.ip.interfaces import InterfaceAddress
 from vsync.testing.contracts import SILENCE_S, WITHIN_S, data_of, receive_within
 from vsync.transport import EVERYONE, Burst
 from vsync.vocabulary import NodeId
-from vsync_transport_udp import interfaces, offload, sockets
 from vsync_transport_udp.fanout import TransportUDPU
 from vsync_transport_udp.hello import Hello
-from vsync_transport_udp.interfaces import InterfaceAddress
 from vsync_transport_udp.peers import Origin
 from vsync_transport_udp.settings import SettingsUDPU, parse_peer
 

@@ -13,10 +13,10 @@ import pytest
 
 from tests.transport_udp.ports import unused_port
 from vsync.errors import TransportFailed
+from vsync.ip import interfaces, offload, sockets
 from vsync.testing.contracts import SILENCE_S, address_of, data_of, receive_within
 from vsync.transport import EVERYONE, Burst
 from vsync.vocabulary import NodeId
-from vsync_transport_udp import interfaces, offload, sockets
 from vsync_transport_udp.settings import SettingsUDP
 from vsync_transport_udp.transport import TransportUDP
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from vsync_transport_udp.settings import SettingsUDP, parse_bind
+from vsync.ip.interfaces import parse_bind
+from vsync_transport_udp.settings import SettingsUDP
 
 
 def test_nothing_need_be_set() -> None:

@@ -5,13 +5,16 @@ from typing import Any
 
 import pytest
 
+from tests.transport_ib.places import loopback_addresses, unused_group
 from tests.transport_udp.ports import unused_port, unused_ports
+from vsync.ip.interfaces import interface_addresses
 from vsync.testing.contracts import MakeTransport, TransportContract
 from vsync.transports.fault import FaultSettings, TransportFault
 from vsync.transports.memory import MemorySettings, TransportMemory
 from vsync.vocabulary import NodeId
+from vsync_transport_ib.settings import SettingsIB
+from vsync_transport_ib.transport import TransportIB
 from vsync_transport_udp.fanout import TransportUDPU
-from vsync_transport_udp.interfaces import interface_addresses
 from vsync_transport_udp.settings import SettingsUDP, SettingsUDPU
 from vsync_transport_udp.transport import TransportUDP
 
@@ -86,6 +89,18 @@ class TestUDPUOverIPv6(TransportContract):
         def make(node: NodeId) -> TransportUDPU:
             settings = SettingsUDPU(bind="::1", port=ports[node - 1], peers=peers)
             return TransportUDPU(settings, node=node)
+
+        return make
+
+
+class TestIBInUserSpace(TransportContract):
+    @pytest.fixture
+    def make_transport(self) -> MakeTransport:
+        addresses, group = loopback_addresses(), unused_group()
+
+        def make(node: NodeId) -> TransportIB:
+            settings = SettingsIB(provider="soft", device=addresses[node], group=group)
+            return TransportIB(settings, node=node)
 
         return make
 

@@ -170,6 +170,35 @@ def test_the_control_file_changes_faults_and_its_removal_ends_them(
     assert passes()
 
 
+def test_a_script_changes_faults_at_its_times_and_the_control_file_stands_above_it(
+    make: Make, tmp_path: Path, clock: Clock
+) -> None:
+    control = tmp_path / "fault.toml"
+    script = [{"at_s": 2, "cut": True}, {"at_s": 5, "delay_s": 60}, {"at_s": 6}, {"at_s": 7}]
+    sender, receiver = make(), make(script=script, control=control)
+    began = clock.now
+
+    def passes(at_s: float) -> bool:
+        clock.now = began + at_s
+        sender.send(Burst(EVERYONE, [b"x"]))
+        return bool(receiver.receive())
+
+    assert passes(1.9)
+    assert not passes(2.0)
+    control.write_text("cut = false\n")
+    assert passes(3.0)
+    control.unlink()
+    assert not passes(4.0), "the script is in force again"
+    assert not passes(5.0), "it is not cut any more, but late"
+    assert receiver.status["faults"]["cut"] is False
+    control.write_text("loss = 1.0\n")
+    assert not passes(6.0)
+    assert receiver.status["counters"]["packets_lost_by_fault"] == 1
+    assert not passes(7.5), "a step does not end what the control file says"
+    control.unlink()
+    assert passes(8.0)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -201,6 +230,11 @@ def test_a_control_file_with_a_mistake_changes_nothing_and_is_told(
             {"inner": "memory", "settings": {"netwrk": "x"}},
             'settings of the inner transport memory: the key "netwrk" is unknown; '
             'did you mean "network"?',
+        ),
+        ({"inner": "memory", "script": [{"cut": True}]}, "at_s"),
+        (
+            {"inner": "memory", "script": [{"at_s": 2}, {"at_s": 1}]},
+            "steps must be in the order of time, and at_s are [2.0, 1.0]",
         ),
         ({"inner": "udp", "settings": {"port": 0}}, "udp: port: Input should be greater"),
     ],

@@ -16,6 +16,7 @@ def test_a_thread_that_wakes_in_time_is_fine() -> None:
     (finding,) = host.jitter(RingSettings(), [0.0001] * 99 + [0.01])
     assert finding.level is Level.FINE
     assert "up to 10.0 ms late (99 %: 10.0 ms)" in finding.text
+    assert finding.text.endswith("token_lost_s = 0.3 allows it, as 0.04 or more would")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,19 @@ def test_a_node_that_runs_here_is_no_problem(tmp_path: Path) -> None:
     assert (finding.level, finding.text) == (Level.FINE, "node 3 runs here and has its state")
 
 
+def test_a_socket_that_cannot_be_made_is_a_problem(tmp_path: Path) -> None:
+    def at(place: Path) -> NodeSettings:
+        return NodeSettings.model_validate({"node": {"id": 3}, "daemon": {"socket": str(place)}})
+
+    (fine,) = host.socket_place(at(tmp_path / "s"))
+    assert fine.level is Level.FINE
+    (nowhere,) = host.socket_place(at(tmp_path / "nowhere" / "s"))
+    assert nowhere.level is Level.PROBLEM
+    assert "make its directory" in nowhere.advice
+    (long,) = host.socket_place(at(tmp_path / ("s" * 200)))
+    assert long.level is Level.PROBLEM
+
+
 def test_keys(tmp_path: Path) -> None:
     (none,) = host.key(settings(tmp_path))
     assert none.level is Level.WARNING
@@ -87,6 +101,12 @@ def test_keys(tmp_path: Path) -> None:
     write_key(path, make_key())
     (fine,) = host.key(settings(tmp_path, key_file=str(path)))
     assert fine.level is Level.FINE
+
+
+def test_a_receive_buffer_that_is_as_asked_for_is_fine() -> None:
+    (fine,) = host.facts_of({"receive_buffer_bytes": {"asked": 4096, "given": 4096}})
+    assert fine == (Level.FINE, "receive buffer", "4096 bytes, as asked for", "")
+    assert not list(host.facts_of({"receive_buffer_bytes": {"asked": 4096, "given": 1024}}))
 
 
 def test_what_a_transport_warns_of_is_passed_on() -> None:

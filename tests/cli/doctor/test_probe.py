@@ -117,14 +117,16 @@ def test_losses_are_measured_both_ways(share: float, level: Level) -> None:
         assert "%" in finding.text
 
 
-def test_packets_that_are_too_long_for_the_network_are_found() -> None:
+@pytest.mark.parametrize(("passes", "said"), [(1471, 1422), (1400, 1392), (1100, 1004)])
+def test_packets_that_are_too_long_for_the_network_are_found(passes: int, said: int) -> None:
     ring = RingSettings()
     one, two = prober(1, ring), prober(2, ring)
-    talk([one, two], lambda sender, receiver, to_all, packet: len(packet) <= 1400)
+    talk([one, two], lambda sender, receiver, to_all, packet: len(packet) <= passes, seconds=6)
     finding = worst(judged(one, ring))
     assert finding.level is Level.PROBLEM
-    assert finding.text.startswith("packets of 1472 bytes do not arrive there; the longest had ")
+    assert finding.text == f"packets of 1472 bytes do not arrive there; the longest had {said}"
     assert "MTU" in finding.advice
+    assert f"packet_bytes_max = {said} " in finding.advice
 
 
 def test_long_round_trips_and_other_clocks_are_told() -> None:
@@ -136,6 +138,16 @@ def test_long_round_trips_and_other_clocks_are_told() -> None:
     assert texts[slow].level is Level.WARNING
     assert 'preset = "wan"' in texts[slow].advice
     assert any(text.startswith("its clock is 7.0 s ahead") for text in texts)
+
+
+def test_a_short_way_that_is_late_at_times_is_no_long_way() -> None:
+    ring = RingSettings()
+    one, two = prober(1, ring), prober(2, ring)
+    talk([one, two], seconds=5)
+    talk([one, two], seconds=0.5, way_s=0.02)
+    (slow,) = [finding for finding in judged(one, ring) if "at times long" in finding.text]
+    assert slow.level is Level.WARNING
+    assert "busy" in slow.advice
 
 
 def test_settings_that_differ_are_named() -> None:

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from vsync.engine.log import Log
-from vsync.engine.streams import ControlReader, Ordered, Reader
-from vsync.events import Delivery
+from vsync.engine.streams import ControlReader, Ordered, Reader, Run
 from vsync.vocabulary import Configuration, GroupKey, Guarantee, Kind, NodeId, Priority, RingId
 from vsync.wire import Codec, Data, network_of
 from vsync.wire.data import flags_of, message_head
@@ -72,4 +71,5 @@ def delivered(log: Log) -> list[bytes]:
 
 def payloads(ordered: Sequence[Ordered]) -> list[bytes]:
     """What the deliveries among *ordered* carry."""
-    return [each.payload for each in ordered if isinstance(each, Delivery)]
+    runs = [each for each in ordered if isinstance(each, Run)]
+    return [delivery.payload for run in runs for delivery in run.deliveries]

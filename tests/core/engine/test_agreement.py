@@ -6,11 +6,19 @@ import pytest
 
 from vsync.engine import State
 from vsync.engine.agreement import HEARD_S, Agreement, Verdict
-from vsync.engine.groups import EngineEvent, SettingsChanged, SettingsDiffer, SettingsWishEnded
+from vsync.engine.groups import (
+    EngineEvent,
+    EngineOutput,
+    SettingsChanged,
+    SettingsDiffer,
+    SettingsWishEnded,
+    events_of,
+)
 from vsync.errors import MisuseError
 from vsync.events import Delivery
 from vsync.settings import SHARED_NAMES, RingSettings
 from vsync.testing.cluster import Cluster, Host
+from vsync.testing.network import Conditions
 from vsync.vocabulary import NodeId
 from vsync.wire import Terms
 from vsync.wire.terms import FORMER_MAX, differences
@@ -27,8 +35,8 @@ class Told(Cluster):
         self.told: dict[int, list[EngineEvent]] = {}
         super().__init__(nodes, seed)
 
-    def _tell(self, host: Host, events: Sequence[EngineEvent]) -> None:
-        self.told.setdefault(host.number, []).extend(events)
+    def _tell(self, host: Host, outputs: Sequence[EngineOutput]) -> None:
+        self.told.setdefault(host.number, []).extend(events_of(outputs))
 
     def of(self, number: int, kind: type[EngineEvent]) -> list[EngineEvent]:
         return [event for event in self.told.get(number, ()) if isinstance(event, kind)]
@@ -267,7 +275,7 @@ def test_whatever_happens_meanwhile_all_have_the_same_settings_in_the_end(seed: 
     current = LAN
     for _ in range(6):
         current = dice.choice([each for each in choices if each != current])
-        cluster.network.loss = dice.choice((0.0, 0.05))
+        cluster.network.conditions = Conditions(loss=dice.choice((0.0, 0.05)))
         cluster.change_settings(dice.choice((1, 2)), current)
         cluster.run(dice.uniform(0, 0.003))
         match dice.randrange(4):
@@ -282,7 +290,7 @@ def test_whatever_happens_meanwhile_all_have_the_same_settings_in_the_end(seed: 
             cluster.run(0.01)
         cluster.resume()
         cluster.heal()
-        cluster.network.loss = 0.0
+        cluster.network.conditions = Conditions(loss=0.0)
         assert cluster.settle()
         assert set(cluster.in_effect().values()) == {current}
         assert cluster.engine(1).members == (1, 2, 3, 4, 5)

@@ -29,7 +29,7 @@ def test_small_messages_share_a_frame() -> None:
     for _ in range(4):
         submit(packer, 10)
     (frame,) = taken(packer)
-    assert len(frame.pieces) == 4
+    assert len(frame.lengths) == 4
     assert frame.messages_finished == 4
 
 
@@ -69,7 +69,8 @@ def test_nothing_is_lost_and_no_frame_is_too_large(
     for frames in (before, after):
         assert [frame.frame_index for frame in frames] == list(range(len(frames)))
         for frame in frames:
-            assert sum(len(piece) + 2 for piece in frame.pieces) <= FRAME
+            assert sum(length + 2 for length in frame.lengths) <= FRAME
+            assert sum(map(len, frame.pieces)) == sum(frame.lengths)
     finished = sum(frame.messages_finished for frame in before)
     sizes = [37 + size for size, _ in messages]
     assert sum(len(piece) for frame in after for piece in frame.pieces) == sum(sizes[finished:])
@@ -105,7 +106,7 @@ def test_a_frame_takes_as_many_parts_as_it_may_and_the_longest_leave_room_for_a_
         allowed = data.draw(st.integers(1, 80))
         frame = packer.take(allowed)
         assert frame is not None
-        size = DATA_HEAD_BYTES + sum(2 + len(piece) for piece in frame.pieces)
+        size = DATA_HEAD_BYTES + sum(2 + length for length in frame.lengths)
         parts = -(-size // part_bytes)
         assert parts <= min(allowed, parts_max)
         assert size + RECOVERED_HEAD_BYTES <= parts_max * part_bytes or parts < parts_max

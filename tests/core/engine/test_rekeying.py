@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from vsync.engine.groups import EngineEvent
+from vsync.engine.groups import EngineOutput
 from vsync.engine.rekeying import OUTCOMES_MAX, KeyChangeEnded, KeyStep, Rekeying, Step
 from vsync.errors import MisuseError
 from vsync.keys import Key
 from vsync.testing.cluster import Cluster, Host
+from vsync.testing.network import Conditions
 from vsync.testing.wiring import KEY, Wires
 from vsync.vocabulary import NodeId
 from vsync.wire import KeyNews
@@ -22,12 +23,12 @@ class Keyed(Cluster):
     """A sealed cluster that remembers what its engines told of keys."""
 
     def __init__(self, nodes: int = 3, seed: int = 7) -> None:
-        self.told: dict[int, list[EngineEvent]] = {}
+        self.told: dict[int, list[EngineOutput]] = {}
         super().__init__(nodes, seed, wires=Wires(sealed=True))
 
-    def _tell(self, host: Host, events: Sequence[EngineEvent]) -> None:
+    def _tell(self, host: Host, outputs: Sequence[EngineOutput]) -> None:
         self.told.setdefault(host.number, []).extend(
-            event for event in events if isinstance(event, KeyStep | KeyChangeEnded)
+            each for each in outputs if isinstance(each, KeyStep | KeyChangeEnded)
         )
 
     def used(self) -> set[Key]:
@@ -285,12 +286,12 @@ def test_whatever_happens_meanwhile_all_have_one_key_in_the_end(seed: int) -> No
                 case 2:
                     cluster.pause(dice.randint(1, 5))
                 case 3:
-                    cluster.network.loss = 0.1
+                    cluster.network.conditions = Conditions(loss=0.1)
             cluster.submit(dice.randint(1, 5), 3000)
         cluster.run(dice.random())
         cluster.resume()
         cluster.heal()
-        cluster.network.loss = 0.0
+        cluster.network.conditions = Conditions(loss=0.0)
         assert cluster.settle(20)
         assert cluster.engine(1).members == (1, 2, 3, 4, 5)
         if not cluster.have_only(key(number)):

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.engine.logs import GROUP, REGULAR, RING, Sender, payloads
-from vsync.engine.streams import Control, ControlReader, Ordered, Reader, Stream, stream_key
-from vsync.events import Delivery
+from vsync.engine.streams import Control, ControlReader, Ordered, Reader, Run, Stream, stream_key
 from vsync.vocabulary import Cause, GroupKey, Guarantee, Member, MessageId, NodeId, Priority
 from vsync.wire import CONTROL_LANE, Codec, Data, LeaveGroups, build_control, network_of
 from vsync.wire.data import flags_of
@@ -107,8 +106,11 @@ def test_a_delivery_tells_sender_priority_groups_and_counter() -> None:
     one, stream = Sender(1, Priority.LOW), Stream(Reader(1000))
     out: list[Ordered] = []
     stream.arrived(one.frame(1, FIFO, b"a", b"b"), REGULAR, out)
-    first, last = out
-    assert isinstance(first, Delivery) and isinstance(last, Delivery)
+    (run,) = out
+    assert isinstance(run, Run)
+    assert run.payload_bytes == 2
+    first, last = run.deliveries
+    assert first.envelope is last.envelope is run.envelope
     assert (first.message.counter, last.message.counter) == (0, 1)
     assert last.message == MessageId(NodeId(1), 101, Priority.LOW, 1)
     assert (last.groups, last.guarantee, last.configuration) == ((GROUP,), FIFO, REGULAR)

@@ -330,6 +330,24 @@ def test_a_node_that_comes_is_no_fault_of_a_link() -> None:
     assert net.nodes[1].take_news() == []
 
 
+def test_a_node_that_stops_is_no_fault_of_the_link_on_which_it_was_heard_earlier() -> None:
+    net = networks()
+    for _ in range(9):  # the last that comes of node 2 is some data, on one link only
+        net.now += 0.01
+        for link, burst in net.nodes[2].send(Burst(EVERYONE, [DATA])):
+            if link == 2:
+                net.carry(2, link, burst)
+    net.lossy = lambda link, sender, receiver: sender == 2
+    for _ in range(1000):
+        net.now += 0.001
+        for number in (1, 3):
+            net.nodes[number].handle_timeout(net.now)
+            for link, burst in net.nodes[number].take_hellos():
+                net.carry(number, link, burst)
+    assert sorted(net.nodes[1].links[1].hearing) == [3]
+    assert net.nodes[1].take_news() == []
+
+
 def test_who_is_heard_on_one_link_a_moment_earlier_is_no_fault_of_the_other() -> None:
     net = networks(nodes=2)
     late = Links(Station(NodeId(3), 9, 0), manner=net.manner, now=net.now)

@@ -217,7 +217,7 @@ def test_a_session_that_begins_sees_nothing_of_what_came_before(make: Make) -> N
 def test_a_call_does_not_wait_for_the_messages_before_it(make: Make) -> None:
     driver = make()
     go_on = blocked(driver)
-    for _ in range(1000):
+    for _ in range(MESSAGES_PER_TURN + 100):
         driver.submit(message())
     accepted = driver.call(lambda now: driver.engine.undelivered)
     go_on.set()
@@ -278,7 +278,7 @@ def test_a_transport_that_fails_ends_the_thread_and_says_why(make: Make) -> None
 
 def test_a_fault_of_our_own_ends_the_thread_and_is_shown(make: Make) -> None:
     driver = make()
-    driver.engine.take_events = lambda: 1 // 0  # type: ignore[method-assign,assignment,return-value]
+    driver.engine.take_runs = lambda: 1 // 0  # type: ignore[method-assign,assignment,return-value]
     driver.call(lambda now: None)
     until(lambda: driver.ended)
     assert isinstance(driver.failure, ZeroDivisionError)
@@ -388,9 +388,9 @@ def test_what_ended_the_node_is_not_hidden_by_a_message_that_waits(still: Driver
 
 def test_a_join_is_answered_when_its_view_is_in_the_mailbox(still: Driver) -> None:
     class Watched(Mailbox):
-        def put(self, events: list[Event]) -> None:
+        def put(self, events: list[Event], payload_bytes: int | None = None) -> None:
             answered.append(joining.done())
-            super().put(events)
+            super().put(events, payload_bytes)
 
     answered: list[bool] = []
     seat = Seat(1, Watched("watched", 1000))

@@ -2,14 +2,11 @@
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vsync.keys import Key, KeyRing
-from vsync.runtime.store import StateStore
 from vsync.seal import ENVELOPE_BYTES, OVERHEAD_BYTES, Envelope, Guard, Stamp, is_sealed
 from vsync.seal.envelope import (
     ENVELOPE,
@@ -22,7 +19,6 @@ from vsync.seal.envelope import (
 from vsync.seal.guard import INSTANCES_MAX, SENDERS_MAX, STRANGERS_MAX, WINDOW
 from vsync.train import Train
 from vsync.transport import EVERYONE, Arrival, Burst, Packet
-from vsync.vocabulary import NodeId
 
 KEY, OTHER = Key(bytes(range(32))), Key(bytes(32))
 MINE, YOURS = Stamp(1, 11, 111, 1), Stamp(2, 22, 222, 1)
@@ -332,27 +328,3 @@ def test_a_packet_sealed_before_a_key_was_changed_comes_once() -> None:
     assert opened_by(opening, sealed_by(sealing, b"b")) == [b"b"]
     # Its counter is below the first one that came, so it may be anything.
     assert opened_by(opening, before) == []
-
-
-def test_no_nonce_repeats_in_a_thousand_lives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Though the clock is set back, and the state is lost now and then."""
-    dice = random.Random(7)
-    seen: set[tuple[bytes, bytes]] = set()
-    for life in range(1000):
-        clock = 1_700_000_000 * 10**9 + dice.choice((life, 0, -life, life % 7))
-        monkeypatch.setattr("time.time_ns", lambda clock=clock: clock)
-        if dice.random() < 0.1:
-            for file in tmp_path.glob("ringid_*"):
-                file.unlink()
-        store = StateStore(tmp_path, "ring", NodeId(1))
-        sealing = guard(Stamp(1, store.instance, store.life, 1))
-        for packet in sealed_by(sealing, b"same", b"same"):
-            envelope = read_prefix(packet[:PREFIX_BYTES])
-            assert envelope is not None
-            nonce = (stream_info(5, 0, envelope.stamp), packet[PREFIX_BYTES:ENVELOPE_BYTES])
-            assert nonce not in seen
-            seen.add(nonce)
-        store.close()
-    assert len(seen) == 2000

@@ -8,11 +8,13 @@ from pathlib import Path
 from vsync.daemon import places
 from vsync.daemon.places import PATH_BYTES_MAX, check_length, socket_directory
 from vsync.errors import DaemonError
+from vsync.settings import NodeSettings
 from vsync.vocabulary import NodeId
 
 __all__ = [
     "PATH_BYTES_MAX",
     "check_length",
+    "choose_socket",
     "default_socket",
     "find_socket",
     "prepare_directory",
@@ -45,6 +47,20 @@ def prepare_directory(path: Path) -> None:
             f"{directory} belongs to someone else, so a socket in it cannot be trusted; "
             "choose another place with --socket or with socket in [daemon]"
         )
+
+
+def choose_socket(settings: NodeSettings, given: Path | None) -> Path:
+    """The path of a node's socket: as *given*, else as the settings say, else this user's default.
+
+    Raises DaemonError if it cannot be there.
+    """
+    configured = settings.daemon.socket
+    path = given or (Path(configured) if configured else None)
+    if path is None:
+        path = default_socket(settings.ring.name, NodeId(settings.node.id))
+        prepare_directory(path)
+    check_length(path)
+    return path
 
 
 def find_socket(given: Path | None) -> Path:

@@ -10,15 +10,16 @@ class Train(Sequence[memoryview]):
     A sequence of packets like any other; transports with segmentation offload carry it in one go.
     """
 
-    __slots__ = ("buffer", "packet_bytes", "view")
+    __slots__ = ("_count", "buffer", "packet_bytes", "view")
 
     def __init__(self, buffer: bytes | memoryview, packet_bytes: int) -> None:
         self.buffer = buffer
         self.packet_bytes = packet_bytes
         self.view = memoryview(buffer)
+        self._count = -(-len(buffer) // packet_bytes)
 
     def __len__(self) -> int:
-        return -(-len(self.buffer) // self.packet_bytes)
+        return self._count
 
     @overload
     def __getitem__(self, place: int) -> memoryview: ...

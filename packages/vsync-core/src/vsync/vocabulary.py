@@ -4,9 +4,10 @@ Nothing here knows of sockets, clocks or bytes on the wire.
 """
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import NamedTuple, NewType, Self
+from typing import NamedTuple, NewType, Self, overload
 
 from vsync.errors import MisuseError
 
@@ -162,6 +163,47 @@ class MessageId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.node}-{self.life:x}-{int(self.priority)}-{self.counter}"
+
+
+class MessageIds(Sequence[MessageId]):
+    """The ids of messages that were accepted together: made where one is looked at.
+
+    Compares with any other sequence of ids.
+    """
+
+    __slots__ = ("_counters", "_life", "_node", "_priority")
+
+    def __init__(self, node: NodeId, life: int, priority: Priority, counters: range) -> None:
+        self._node = node
+        self._life = life
+        self._priority = priority
+        self._counters = counters
+
+    def __len__(self) -> int:
+        return len(self._counters)
+
+    @overload
+    def __getitem__(self, place: int) -> MessageId: ...
+    @overload
+    def __getitem__(self, place: slice) -> "MessageIds": ...
+    def __getitem__(self, place: int | slice) -> "MessageId | MessageIds":
+        if isinstance(place, slice):
+            return MessageIds(self._node, self._life, self._priority, self._counters[place])
+        return MessageId(self._node, self._life, self._priority, self._counters[place])
+
+    def __iter__(self) -> Iterator[MessageId]:
+        node, life, priority = self._node, self._life, self._priority
+        return (MessageId(node, life, priority, counter) for counter in self._counters)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Sequence):
+            return list(self) == list(other)
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

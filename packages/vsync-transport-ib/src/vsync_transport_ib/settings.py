@@ -67,10 +67,10 @@ class SettingsIB(Strict):
     Soft-RoCE), through libibverbs. ``soft``: as RoCEv2 over a UDP socket of this process, where
     there is no such device; it talks to nodes that have one, in the same Ethernet."""
 
-    fallback: Literal["soft"] | None = None
-    """What to use instead if ``verbs`` cannot open: ``soft``, on the interface that has the same
-    address; so ``device`` must be an address or a network then. Unset: the node does not start. (To
-    fall back to UDP, make ``ib`` and ``udp`` two links of ``redundant``.)"""
+    fallback: Literal["none", "soft"] = "none"
+    """What to use if ``verbs`` cannot open. ``none``: the node does not start. ``soft``: that, on
+    the interface that has the same address; so ``device`` must be an address or a network. To fall
+    back to UDP, make ``ib`` and ``udp`` two links of ``redundant``."""
 
     device: str | None = None
     """The device: by its name, with or without a port (``rxe0``, ``mlx5_0:1``), or by an address of
@@ -163,7 +163,7 @@ class SettingsIB(Strict):
                 f"device {self.device} is IPv{wanted.version} and group {self.group} is not; "
                 "both must be of one family"
             )
-        if self.fallback is not None:
+        if self.fallback != "none":
             if self.provider != "verbs":
                 raise ValueError(f"fallback is for provider verbs, and this is {self.provider}")
             if wanted is None or isinstance(wanted, DeviceName):

@@ -75,6 +75,8 @@ class GidEntry:
     """``IB``, ``RoCE v1`` or ``RoCE v2``, as the kernel names it (sysfs, ``gid_attrs/types``)."""
     interface: str | None = None
     """The network interface that the entry belongs to, with RoCE."""
+    stands_for_loopback: bool = False
+    """Whether any other address of 127.0.0.0/8 would do as well."""
 
     @property
     def ip(self) -> IPv4Address | IPv6Address:

@@ -14,11 +14,12 @@ from typing import Any, ClassVar, Final
 from pydantic import BaseModel
 
 from vsync.errors import TransportFailed
+from vsync.ip import interfaces, sockets
+from vsync.ip.interfaces import InterfaceAddress
 from vsync.transport import Arrival, Burst, Packet, Train, Transport, flat
 from vsync.vocabulary import NodeId
-from vsync_transport_udp import hello, interfaces, sockets
+from vsync_transport_udp import hello
 from vsync_transport_udp.datagrams import Datagrams
-from vsync_transport_udp.interfaces import InterfaceAddress
 from vsync_transport_udp.peers import Origin, Peers, Place
 from vsync_transport_udp.settings import SettingsUDPU, parse_peer
 

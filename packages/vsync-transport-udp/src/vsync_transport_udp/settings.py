@@ -4,21 +4,17 @@ the system for.
 
 import re
 from ipaddress import (
-    IPv4Address,
     IPv4Network,
     IPv6Address,
     IPv6Network,
     ip_address,
-    ip_network,
 )
 from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
+from vsync.ip.interfaces import parse_bind
 from vsync.settings import Strict
-
-Bind: TypeAlias = IPv4Address | IPv6Address | IPv4Network | IPv6Network | str
-"""What ``bind`` means: an address, a network, or (``str``) the name of an interface."""
 
 Offload: TypeAlias = Literal["auto", "off"]
 
@@ -30,34 +26,6 @@ _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 
 ADDRESSES_MAX: Final = 256
 """Entries in ``peers``, and in ``seeds``."""
-
-INTERFACE_NAME_MAX: Final = 15  # IFNAMSIZ - 1, linux/if.h
-
-
-def parse_bind(text: str) -> Bind:
-    """Read *text* as an address, a network or the name of an interface, in this order.
-
-    An address within a network, as in ``192.0.2.7/24``, stands for the network. Raises ValueError
-    if it can be none of them.
-    """
-    try:
-        return ip_address(text)
-    except ValueError:
-        pass
-    name, slash, _ = text.partition("/")
-    if slash:
-        try:
-            return ip_network(text, strict=False)
-        except ValueError:
-            raise ValueError(
-                f'bind "{text}" is no network; one looks like "192.0.2.0/24" or "2001:db8::/64"'
-            ) from None
-    if not 0 < len(name) <= INTERFACE_NAME_MAX or name.split() != [name]:
-        raise ValueError(
-            f'bind "{text}" is no address, no network and no name of an interface; examples are '
-            '"192.0.2.7", "192.0.2.0/24" and "eth0"'
-        )
-    return name
 
 
 def parse_peer(text: str, port: int) -> tuple[str, int]:

@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Final
 from pydantic import BaseModel
 
 from vsync.errors import TransportFailed
+from vsync.ip import interfaces, sockets
+from vsync.ip.interfaces import InterfaceAddress
 from vsync.transport import Arrival, Burst, Packet, Transport, flat
 from vsync.vocabulary import NodeId
-from vsync_transport_udp import interfaces, sockets
 from vsync_transport_udp.datagrams import Datagrams
-from vsync_transport_udp.interfaces import InterfaceAddress
 from vsync_transport_udp.settings import SettingsUDP
 
 REPAIR_INTERVAL_S: Final = 0.25
@@ -65,7 +65,14 @@ class TransportUDP(Transport):
                 advice="choose another unicast_port in [transport.udp], or 0 for any free one",
                 section="transport.udp",
             )
-            self._multicast = sockets.open_multicast(local, settings.group, settings.port)
+            self._multicast = sockets.open_multicast(
+                local,
+                settings.group,
+                settings.port,
+                setting="port",
+                advice="stop that program, or choose another port in [transport.udp] on every node",
+                section="transport.udp",
+            )
             self._local = local
             self._datagrams.attach(local, self._unicast, self._multicast)
             self._group = sockets.socket_address(local, settings.group, settings.port)

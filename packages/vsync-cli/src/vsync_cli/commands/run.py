@@ -19,11 +19,10 @@ from vsync.daemon import serve
 from vsync.events import ConfigurationChanged
 from vsync.settings import NodeSettings
 from vsync.settings_file import read_settings
-from vsync.vocabulary import NodeId
 from vsync_cli.commands.reload import describe
 from vsync_cli.parameters import SOCKET_VARIABLE
 from vsync_cli.render import configuration_line, write_lines
-from vsync_cli.sockets import check_length, default_socket, prepare_directory
+from vsync_cli.sockets import choose_socket
 from vsync_cli.systemd import Notifier, keep_watchdog_quiet
 
 logger = logging.getLogger(__name__)
@@ -84,17 +83,6 @@ def collect_garbage_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-
-
-def choose_socket(settings: NodeSettings, given: Path | None) -> Path:
-    """The socket's path: as *given*, else as the settings say, else the default of this user."""
-    configured = settings.daemon.socket
-    path = given or (Path(configured) if configured else None)
-    if path is None:
-        path = default_socket(settings.ring.name, NodeId(settings.node.id))
-        prepare_directory(path)
-    check_length(path)
-    return path
 
 
 async def run_node(settings: NodeSettings, config: Path, trace: Path | None, socket: Path) -> None:

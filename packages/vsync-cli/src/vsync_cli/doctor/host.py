@@ -8,16 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from vsync import speedups
-from vsync.errors import SettingsError, StateFailed
+from vsync.errors import DaemonError, SettingsError, StateFailed
 from vsync.key_file import key_ring_of
 from vsync.runtime import StateStore
 from vsync.runtime.store import state_directory
 from vsync.settings import PRESETS, NodeSettings, RingSettings
 from vsync.vocabulary import NodeId
 from vsync_cli.doctor.findings import Finding, fine, problem, warning
+from vsync_cli.sockets import choose_socket
 
 JITTER_SHARE: Final = 0.25
 """Of ``token_lost_s``: a node that is as late as that suspects itself."""
+
+LOST_MIN_S: Final = 0.03
+"""``token_lost_s`` may not be less."""
 
 SLEEP_S: Final = 0.001
 FILES_SPARE: Final = 64
@@ -34,6 +38,7 @@ def look_at(settings: NodeSettings, jitter_seconds: float, *, own: bool) -> Iter
     yield from files(resource.getrlimit(resource.RLIMIT_NOFILE)[1], settings.daemon.clients_max)
     if own:
         yield from state(settings)
+        yield from socket_place(settings)
     yield from key(settings)
     yield from clock(clock_synchronized())
     yield compiled(speedups.in_use)
@@ -55,7 +60,9 @@ def jitter(ring: RingSettings, late: Sequence[float]) -> Iterator[Finding]:
     seen = f"threads wake up to {worst * 1000:.1f} ms late (99 %: {usual * 1000:.1f} ms)"
     allowed = JITTER_SHARE * ring.token_lost_s
     if worst <= allowed:
-        yield fine("scheduling", f"{seen}; token_lost_s = {ring.token_lost_s:g} allows it")
+        least = max(LOST_MIN_S, worst / JITTER_SHARE)
+        allows = f"token_lost_s = {ring.token_lost_s:g} allows it, as {least:.2g} or more would"
+        yield fine("scheduling", f"{seen}; {allows}")
         return
     wanted = worst / JITTER_SHARE
     presets = {name: RingSettings(preset=name).token_lost_s for name in PRESETS}
@@ -110,6 +117,25 @@ def state(settings: NodeSettings) -> Iterator[Finding]:
             yield problem("state", said, advice or "see state_dir in [node]")
     else:
         yield fine("state", f"{directory} can be written")
+
+
+def socket_place(settings: NodeSettings) -> Iterator[Finding]:
+    """Whether the node can offer its socket to local programs."""
+    try:
+        path = choose_socket(settings, None)
+    except DaemonError as error:
+        said, _, advice = str(error).partition("; ")
+        yield problem("socket", said, advice or "see socket in [daemon]")
+        return
+    if os.access(path.parent, os.W_OK | os.X_OK):
+        yield fine("socket", f"local programs connect at {path}")
+    else:
+        yield problem(
+            "socket",
+            f"this user may not make {path}",
+            "make its directory, writable for this user, or name another place with socket in "
+            "[daemon]",
+        )
 
 
 def key(settings: NodeSettings) -> Iterator[Finding]:
@@ -173,6 +199,9 @@ def facts_of(status: Mapping[str, Any]) -> Iterator[Finding]:
     for sentence in status.get("warnings", ()):
         said, _, advice = str(sentence).partition(": ")
         yield warning("transport", said if advice else sentence, advice or "see above")
+    buffer = status.get("receive_buffer_bytes")
+    if isinstance(buffer, Mapping) and buffer["given"] >= buffer["asked"]:
+        yield fine("receive buffer", f"{buffer['given']} bytes, as asked for")
     size = status.get("packet_bytes_max")
     if size:
         yield fine("packets", f"up to {size} bytes")

@@ -230,11 +230,19 @@ def _times(who: str, peer: Peer, ring: RingSettings) -> Iterator[Finding]:
     if trips is not None:
         usual, late, worst = (each * 1000 for each in trips)
         seen = f"round trip {usual:.2f} ms, 99 % {late:.2f} ms, at most {worst:.2f} ms"
-        if trips[1] > ROUND_SHARE * ring.token_lost_s:
+        most_s = ROUND_SHARE * ring.token_lost_s
+        if trips[0] > most_s:
             yield warning(
                 who,
                 f"{seen}: long for token_lost_s = {ring.token_lost_s:g} s",
                 'take a preset for longer ways on all nodes (preset = "wan" in [ring])',
+            )
+        elif trips[1] > most_s:
+            yield warning(
+                who,
+                f"{seen}: short, but at times long for token_lost_s = {ring.token_lost_s:g} s",
+                "one of the two hosts is busy (see scheduling, on both), or the network between "
+                "them is: give the ring's process its processor, or raise token_lost_s",
             )
         else:
             yield fine(who, seen)

@@ -1,6 +1,6 @@
 """Probes: what doctors on several hosts say to each other, and what they learn by it. Sans-IO.
 
-Everyone says hello to everyone some times a second, now and then in a packet of full length, and
+Everyone says hello to everyone some times a second, now and then in a long packet, and
 answers each other one alone. Both tell what was heard of whom, so that each knows both directions.
 Nodes of rings on the same network drop and count such packets as garbage.
 """
@@ -18,6 +18,9 @@ from vsync.vocabulary import NodeId
 MAGIC: Final = b"VD1 "
 INTERVAL_S: Final = 0.05
 LONG_EVERY: Final = 4
+LENGTHS: Final = (8972, 4072, 1472, 1422, 1392, 1252, 1004, 548)
+"""What UDP over IPv4 carries at the MTUs of jumbo frames, Ethernet, VXLAN, WireGuard and the least
+of IPv6 and IPv4, and some between."""
 PEERS_MAX: Final = 64
 ROUNDS_MAX: Final = 10_000
 TEXT_BYTES_MAX: Final = 60_000
@@ -26,6 +29,14 @@ TEXT_BYTES_MAX: Final = 60_000
 def shorts(number: int) -> int:
     """How many of the probes 1 to *number* are short."""
     return number - number // LONG_EVERY
+
+
+def length(number: int, most: int) -> int:
+    """How long a long probe is: every other one as long as the ring's packets, the others as long
+    as what may still pass where those do not."""
+    turn, other = divmod(number // LONG_EVERY, 2)
+    shorter = [each for each in LENGTHS if each < most]
+    return shorter[turn % len(shorter)] if other == 0 and shorter else most
 
 
 @dataclass(slots=True)
@@ -137,7 +148,7 @@ class Prober:
                 fields.pop(name, None)
                 packet = seal(fields)
         if self._number % LONG_EVERY == 0:
-            packet += b" " * (self.packet_bytes_max - len(packet))
+            packet += b" " * (length(self._number, self.packet_bytes_max) - len(packet))
         return packet
 
     def hear(self, packets: Sequence[Packet], now: float, clock: float) -> None:

@@ -54,6 +54,7 @@ from vsync.vocabulary import (
     Guarantee,
     Member,
     MessageId,
+    MessageIds,
     NodeId,
     Priority,
     SlowPolicy,
@@ -590,18 +591,18 @@ class NodeSession(Session):
         payloads: list[bytes],
         guarantee: Guarantee,
         priority: Priority,
-    ) -> list[MessageId]:
+    ) -> Sequence[MessageId]:
         node = self._node
         self._check(groups, payloads)
         room = node._rooms[priority]
-        sent: list[MessageId] = []
+        sent: list[MessageIds] = []
         for part in _parts(payloads, node.send_queue_bytes // 4):
             await anyio.lowlevel.checkpoint()
             submission = Submission(self._seat.session, groups, part, guarantee, priority)
             await room.wait(submission.size)
             self._check_open()
-            sent += node._driver.submit(submission)
-        return sent
+            sent.append(node._driver.submit(submission))
+        return sent[0] if len(sent) == 1 else [message for ids in sent for message in ids]
 
     def _send_nowait(
         self,

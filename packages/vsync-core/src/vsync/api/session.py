@@ -189,7 +189,7 @@ class Session(ABC):
         *groups: GroupName,
         guarantee: Guarantee = Guarantee.AGREED,
         priority: Priority = Priority.MEDIUM,
-    ) -> list[MessageId]:
+    ) -> Sequence[MessageId]:
         """Send many messages, in their order; as ``send``, but with one hand-over for all."""
         keys = self._destination(groups)
         # Most often they are bytes already; to look is cheaper than a call for each.
@@ -288,7 +288,7 @@ class Session(ABC):
         payloads: list[bytes],
         guarantee: Guarantee,
         priority: Priority,
-    ) -> list[MessageId]:
+    ) -> Sequence[MessageId]:
         """Wait for room and hand the messages over."""
 
     @abstractmethod

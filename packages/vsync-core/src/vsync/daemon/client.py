@@ -36,6 +36,7 @@ from vsync.vocabulary import (
     Guarantee,
     Member,
     MessageId,
+    MessageIds,
     NodeId,
     Priority,
     SlowPolicy,
@@ -155,20 +156,18 @@ class DaemonSession(Session):
         payloads: list[bytes],
         guarantee: Guarantee,
         priority: Priority,
-    ) -> list[MessageId]:
+    ) -> Sequence[MessageId]:
         link = await self._ready_link()
         _check(payloads, link)
         asked: list[Asked] = []
         for part in _parts(payloads):
             asked.append(await link.send(groups, part, guarantee, priority))
-        sent: list[MessageId] = []
+        sent: list[MessageIds] = []
         for each in asked:
             first, count = await each.wait()
-            sent += [
-                MessageId(link.member.node, link.life, priority, counter)
-                for counter in range(first, first + count)
-            ]
-        return sent
+            counters = range(first, first + count)
+            sent.append(MessageIds(link.member.node, link.life, priority, counters))
+        return sent[0] if len(sent) == 1 else [message for ids in sent for message in ids]
 
     def _send_nowait(
         self, groups: Destination, payload: bytes, guarantee: Guarantee, priority: Priority

@@ -7,7 +7,7 @@ same at every node; the key changes in steps (see ``rekeying``).
 from collections.abc import Collection, Sequence
 
 from vsync.engine.agreement import Agreement
-from vsync.engine.groups import EngineEvent, RingNews, SettingsChanged, SettingsWishEnded
+from vsync.engine.groups import EngineOutput, RingNews, SettingsChanged, SettingsWishEnded
 from vsync.engine.rekeying import KeyChangeEnded, KeyStep, Rekeying
 from vsync.errors import MisuseError
 from vsync.settings import RingSettings, mark_of
@@ -82,10 +82,10 @@ class RingChanges:
     # --- what the ring says ---------------------------------------------------------------------
 
     def read(
-        self, events: Sequence[EngineEvent | RingNews], members: Collection[NodeId]
-    ) -> list[EngineEvent]:
+        self, events: Sequence[EngineOutput | RingNews], members: Collection[NodeId]
+    ) -> list[EngineOutput]:
         """*events*, but what concerns the ring itself done, and told as what it means."""
-        out: list[EngineEvent] = []
+        out: list[EngineOutput] = []
         for event in events:
             if type(event) is not RingNews:
                 out.append(event)  # type: ignore[arg-type]  # mypy does not narrow by type()
@@ -105,7 +105,7 @@ class RingChanges:
         rekeying.notices.clear()
 
     def _change_terms(
-        self, sender: NodeId, message: ChangeTerms, news: RingNews, out: list[EngineEvent]
+        self, sender: NodeId, message: ChangeTerms, news: RingNews, out: list[EngineOutput]
     ) -> None:
         agreement, terms = self._agreement, message.terms
         mine = agreement.mark

@@ -19,12 +19,14 @@ from typing import Any, Final, cast
 from vsync.engine.changes import RingChanges
 from vsync.engine.groups import (
     EngineEvent,
+    EngineOutput,
     Groups,
     Notice,
     SettingsChanged,
     SettingsDiffer,
     Settled,
     SynchronizeLate,
+    events_of,
 )
 from vsync.engine.membership import Membership
 from vsync.engine.rekeying import Step
@@ -70,8 +72,10 @@ TYPE_AT: Final = 3
 """Where a packet has its type; see ``wire.header``."""
 
 PAUSE_SHARE: Final = 0.25
-"""A node that is late for its own deadlines by this share of ``token_lost_s`` was stopped, and
-suspects itself before it suspects others."""
+"""A node that is late for its own deadlines by this share of ``token_lost_s`` was stopped."""
+
+LATE_SHARE: Final = 0.04
+"""Who is late by this share of it suspects itself before it suspects others. Less is usual."""
 
 
 class Engine(Membership):
@@ -187,15 +191,22 @@ class Engine(Membership):
                 self._release_held(now)
 
     def _notice_pause(self, now: float) -> None:
-        """If this node is late for its own deadline, it was stopped: then it suspects itself first,
-        and takes what waited for it as the history that it is."""
+        """If this node is late for its own deadline, it suspects itself first: others get the time
+        that it was away. If it is very late, it was stopped, and takes what waited for it as the
+        history that it is."""
         deadline = self.poll_timeout()
-        late_max = PAUSE_SHARE * self._settings.token_lost_s
+        if deadline is None:
+            return
         # Once for each pause: whoever asked us after the deadline has noticed it.
-        if deadline is not None and now - max(deadline, self._touched_at) >= late_max:
+        late_s = now - max(deadline, self._touched_at)
+        settings = self._settings
+        if late_s < LATE_SHARE * settings.token_lost_s:
+            return
+        self.health.late(late_s, now)
+        self._timers.postpone(now + min(late_s, settings.token_resend_s))
+        if late_s >= PAUSE_SHARE * settings.token_lost_s:
             self.counters.add("pauses_noticed")
-            self._timers.postpone(now + self._settings.token_resend_s)
-            self._history_until = now + self._settings.join_s
+            self._history_until = now + settings.join_s
 
     def _on_timer(self, timer: Timer, now: float) -> None:
         match timer:
@@ -419,11 +430,15 @@ class Engine(Membership):
 
     def take_events(self) -> list[EngineEvent]:
         """All that the application and the runtime are to see, in order, since the last call."""
+        return events_of(self.take_runs())
+
+    def take_runs(self) -> list[EngineOutput]:
+        """As ``take_events``, with all deliveries in runs."""
         self._emit_deliveries()
         ordered, self._events = self._events, []
         if not (self._changed or self._control_reader.news or self._notices):
             # Deliveries alone: the groups have nothing to read in them.
-            return cast(list[EngineEvent], ordered)
+            return cast(list[EngineOutput], ordered)
         self._changed = self._control_reader.news = False
         events = self.changes.read(self.groups.read(ordered), self._members)
         if self.agreement.settings is not self._settings:
@@ -432,7 +447,7 @@ class Engine(Membership):
         notices, self._notices = self._notices, []
         return [*events, *notices]
 
-    def _follow(self, events: Sequence[EngineEvent]) -> None:
+    def _follow(self, events: Sequence[EngineOutput]) -> None:
         """Go on where a configuration came, settled or was synchronized."""
         now = self._touched_at
         kinds = set(map(type, events))
@@ -455,7 +470,7 @@ class Engine(Membership):
             if self._packer.may_send:
                 self._want_token(now)
 
-    def _introduce_changes(self, events: Sequence[EngineEvent]) -> None:
+    def _introduce_changes(self, events: Sequence[EngineOutput]) -> None:
         """In a new configuration, tell of changes those who may not know, before all else."""
         for event in events:
             if type(event) is ConfigurationChanged:

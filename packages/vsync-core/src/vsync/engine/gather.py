@@ -112,10 +112,13 @@ class Gathering:
         """Everyone agreed and yet no ring came: ask again who is there."""
         self._opinions.clear()
 
-    def expire(self) -> None:
-        """Time is up: give up the silent nodes; if none was silent, those that do not agree."""
+    def expire(self) -> int:
+        """Time is up: give up the silent nodes; if none was silent, those that do not agree. How
+        many they are."""
         self.waited = True
         candidates = self.candidates
         others = candidates - {self._me}
         silent = others - self._heard
-        self.failed |= silent or {node for node in others if self._opinions.get(node) != candidates}
+        accused = silent or {node for node in others if self._opinions.get(node) != candidates}
+        self.failed |= accused
+        return len(accused)

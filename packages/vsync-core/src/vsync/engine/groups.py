@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
 from vsync.engine.rekeying import KeyChangeEnded, KeyStep
-from vsync.engine.streams import Control, Ordered
+from vsync.engine.streams import Control, Ordered, Run
 from vsync.errors import NotMember
 from vsync.events import ConfigurationChanged, Delivery, GroupChanged, Move
 from vsync.settings import RingSettings
@@ -104,6 +104,19 @@ Notice: TypeAlias = (
 """What the engine tells the runtime alone."""
 
 EngineEvent: TypeAlias = Delivery | ConfigurationChanged | GroupChanged | Notice
+EngineOutput: TypeAlias = Run | ConfigurationChanged | GroupChanged | Notice
+"""The same, with deliveries in runs."""
+
+
+def events_of(outputs: Iterable[EngineOutput]) -> list[EngineEvent]:
+    """The same, one by one."""
+    events: list[EngineEvent] = []
+    for each in outputs:
+        if isinstance(each, Run):
+            events += each.deliveries
+        else:
+            events.append(each)
+    return events
 
 
 @dataclass(slots=True)
@@ -194,13 +207,13 @@ class Groups:
 
     def read(
         self, ordered: Iterable[Ordered | ConfigurationChanged]
-    ) -> list[EngineEvent | RingNews]:
+    ) -> list[EngineOutput | RingNews]:
         """What the application is to see for what the ring has ordered, in the same order."""
-        out: list[EngineEvent | RingNews] = []
+        out: list[EngineOutput | RingNews] = []
         for each in ordered:
             if type(each) is Control:
                 self._read_control(each.sender, each.message, out)
-            elif type(each) is Delivery:
+            elif type(each) is Run:
                 out.append(each)
             else:
                 assert isinstance(each, ConfigurationChanged)
@@ -232,7 +245,7 @@ class Groups:
         assert self._ring is not None
         self.outgoing.append(Synchronized(self._ring))
 
-    def _configure(self, configuration: Configuration, out: list[EngineEvent | RingNews]) -> None:
+    def _configure(self, configuration: Configuration, out: list[EngineOutput | RingNews]) -> None:
         self._configuration = configuration
         if configuration.kind is Kind.TRANSITIONAL:
             self._covered &= frozenset(configuration.members)
@@ -248,7 +261,7 @@ class Groups:
         self._synchronized.clear()
         self._announce(self._ring, out)
 
-    def _remove_lost(self, out: list[EngineEvent | RingNews]) -> None:
+    def _remove_lost(self, out: list[EngineOutput | RingNews]) -> None:
         """Take out the members whose nodes are gone."""
         for key in sorted(self._table, key=_by_key):
             members = self._table[key].members
@@ -258,7 +271,7 @@ class Groups:
                 gone = tuple(Move(member, Cause.NODE_GONE) for member in lost)
                 self._view(key, (), gone, out)
 
-    def _announce(self, ring: RingId, out: list[EngineEvent | RingNews]) -> None:
+    def _announce(self, ring: RingId, out: list[EngineOutput | RingNews]) -> None:
         memberships: list[Membership] = []
         for session, groups in sorted(self._mine.items()):
             member = Member(self._node, session)
@@ -275,7 +288,7 @@ class Groups:
             self.outgoing.append(Announce(ring, start == starts[-1], part))
 
     def _read_control(
-        self, sender: NodeId, message: ControlMessage, out: list[EngineEvent | RingNews]
+        self, sender: NodeId, message: ControlMessage, out: list[EngineOutput | RingNews]
     ) -> None:
         if self._configuration is None or sender not in self._configuration.members:
             return  # its sessions went with it
@@ -297,7 +310,7 @@ class Groups:
                 out.append(RingNews(sender, message, self._ring, self.settled))
 
     def _move(
-        self, sender: NodeId, message: JoinGroups | LeaveGroups, out: list[EngineEvent | RingNews]
+        self, sender: NodeId, message: JoinGroups | LeaveGroups, out: list[EngineOutput | RingNews]
     ) -> None:
         member = Member(sender, message.session)
         if isinstance(message, JoinGroups):
@@ -325,7 +338,7 @@ class Groups:
         if message.last:
             self._announced.add(sender)
 
-    def _settle_if_complete(self, out: list[EngineEvent | RingNews]) -> None:
+    def _settle_if_complete(self, out: list[EngineOutput | RingNews]) -> None:
         """When the last node has announced: the next views, all at one place in the order."""
         configuration = self._configuration
         assert configuration is not None and self._announcing is not None
@@ -377,7 +390,7 @@ class Groups:
         member: Member,
         closed: bool,
         keys: Sequence[GroupKey],
-        out: list[EngineEvent | RingNews],
+        out: list[EngineOutput | RingNews],
     ) -> None:
         for key in dict.fromkeys(keys):
             group = self._table.get(key)
@@ -392,7 +405,7 @@ class Groups:
                 group.members.add(member)
                 self._view(key, (Move(member, Cause.JOINED),), (), out)
 
-    def _refuse(self, member: Member, key: GroupKey, out: list[EngineEvent | RingNews]) -> None:
+    def _refuse(self, member: Member, key: GroupKey, out: list[EngineOutput | RingNews]) -> None:
         if member.node == self._node:
             self._mine.get(member.session, {}).pop(key, None)
             out.append(
@@ -409,7 +422,7 @@ class Groups:
         member: Member,
         cause: Cause,
         keys: Sequence[GroupKey],
-        out: list[EngineEvent | RingNews],
+        out: list[EngineOutput | RingNews],
     ) -> None:
         if not keys:
             keys = sorted(
@@ -427,7 +440,7 @@ class Groups:
         key: GroupKey,
         joined: tuple[Move, ...],
         left: tuple[Move, ...],
-        out: list[EngineEvent | RingNews],
+        out: list[EngineOutput | RingNews],
     ) -> None:
         assert self._configuration is not None
         group = self._table.get(key)

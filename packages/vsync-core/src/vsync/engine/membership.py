@@ -121,7 +121,8 @@ class Membership(Ordering):
         """Tell the others what we think now, and give them their time to agree."""
         self._gathering.restart_hearing(heard)
         self._send_join(now)
-        self._timers.start(Timer.CONSENSUS, now + self._settings.consensus_s)
+        patience_s = self.health.patience_s(self._settings.consensus_s, now)
+        self._timers.start(Timer.CONSENSUS, now + patience_s)
         self._try_to_form(now)
 
     def _next_join_number(self) -> int:
@@ -226,7 +227,7 @@ class Membership(Ordering):
         if gathering.may_form:
             gathering.forget_opinions()  # agreed, but the representative made no ring
         else:
-            gathering.expire()
+            self.counters.add("nodes_accused", gathering.expire())
         self._become(Trigger.CONSENSUS_EXPIRED)
         self._gather_again(now)
 
@@ -331,7 +332,8 @@ class Membership(Ordering):
 
     def _pass_commit(self, commit: Commit, now: float) -> None:
         self._commit = Commit(commit.ring, commit.token_seq + 1, commit.entries)
-        self._timers.start(Timer.TOKEN_LOST, now + self._settings.token_lost_s)
+        patience_s = self.health.patience_s(self._settings.token_lost_s, now)
+        self._timers.start(Timer.TOKEN_LOST, now + patience_s)
         self._resend_commit(now)
 
     def _resend_commit(self, now: float) -> None:

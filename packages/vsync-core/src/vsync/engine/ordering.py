@@ -14,6 +14,7 @@ from vsync.engine.agreement import Agreement
 from vsync.engine.counters import Counters
 from vsync.engine.flow import Flow
 from vsync.engine.gather import Gathering
+from vsync.engine.health import Health
 from vsync.engine.log import Log
 from vsync.engine.neighbours import Neighbours
 from vsync.engine.packing import (
@@ -83,6 +84,7 @@ class Ordering(ABC):
         self.counters = Counters()
         self.agreement = Agreement(settings)
         """The settings that all nodes share, and who has others."""
+        self.health = Health(settings.token_lost_s)
         self._settings = settings
         self._store = store
         self._packet_bytes_max = packet_bytes_max
@@ -141,6 +143,7 @@ class Ordering(ABC):
     def _use_settings(self, settings: RingSettings) -> None:
         """Go on with these settings; what is under way ends as it began."""
         self._settings = settings
+        self.health.retime(settings.token_lost_s)
         self._neighbours.retime(settings.join_s, settings.beacon_s)
         self._flow.resize(Flow.of(settings, self._packet_bytes_max, self._receive_buffer_bytes))
 
@@ -231,9 +234,9 @@ class Ordering(ABC):
         rotation.arrive(token, now)
         self._woken = False
         self._timers.stop(Timer.TOKEN_RESEND, Timer.COMMIT_RESEND)
-        self._timers.start(
-            Timer.TOKEN_LOST, now + rotation.token_lost_s(self._settings.token_lost_s)
-        )
+        usual_s = self._settings.token_lost_s
+        patience_s = max(rotation.token_lost_s(usual_s), self.health.patience_s(usual_s, now))
+        self._timers.start(Timer.TOKEN_LOST, now + patience_s)
         if self.state is State.OPERATIONAL and self._may_hold(token):
             self._held = token
             self._timers.start(Timer.HOLD, now + self._settings.hold_s)
@@ -368,7 +371,14 @@ class Ordering(ABC):
             return ()
         log = self._log
         frame = self._codec.data(
-            log.ring, seq, packed.frame_index, packed.counter, packed.flags, packed.pieces
+            log.ring,
+            seq,
+            packed.frame_index,
+            packed.counter,
+            packed.flags,
+            packed.pieces,
+            packed.lengths,
+            packed.own,
         )
         log.add(frame)
         if packed.messages_finished:

@@ -46,7 +46,9 @@ class Batch:
     """Messages that were accepted together and wait, alike in all but their bytes."""
 
     counter: int  #: of the first that waits
-    messages: list[bytes]  #: as on the wire
+    head: bytes  #: of each of them on the wire, before its payload
+    payloads: Sequence[bytes]
+    lengths: list[int]  #: of each message, with its head
     costs: list[int]  #: what each and those before it take of a frame, with their lengths
     guarantee: Guarantee
     place: int = 0  #: of the first that waits
@@ -70,7 +72,9 @@ class PackedFrame(NamedTuple):
     frame_index: int
     counter: int
     flags: int
-    pieces: list[bytes | memoryview]
+    pieces: list[bytes | memoryview]  #: what it carries; a message's head may be one of its own
+    lengths: tuple[int, ...]  #: of the messages, and parts of messages, that the pieces make up
+    own: list[tuple[bytes, Sequence[bytes]]]  #: the messages that end in it, by their heads
     messages_finished: int
 
 
@@ -100,24 +104,26 @@ class Packer:
     ) -> int:
         """Queue messages that are alike but for their payloads; the counter of the first one."""
         head = message_head(session, tuple(groups))
-        return self._queue(
-            self._lanes[1 + priority], [head + payload for payload in payloads], guarantee
-        )
+        return self._queue(self._lanes[1 + priority], head, payloads, guarantee)
 
     def submit_control(self, message: bytes) -> None:
         """Queue a control message."""
-        self._queue(self._lanes[0], [message], Guarantee.AGREED)
+        self._queue(self._lanes[0], b"", [message], Guarantee.AGREED)
 
-    def _queue(self, lane: Lane, messages: list[bytes], guarantee: Guarantee) -> int:
+    def _queue(
+        self, lane: Lane, head: bytes, payloads: Sequence[bytes], guarantee: Guarantee
+    ) -> int:
         first = lane.counter
-        if messages:
-            costs = list(accumulate([len(message) + _LENGTH_BYTES for message in messages]))
-            lane.waiting.append(Batch(first, messages, costs, guarantee))
-            lane.counter += len(messages)
-            size = costs[-1] - _LENGTH_BYTES * len(messages)
+        if payloads:
+            head_bytes = len(head)
+            lengths = [head_bytes + len(payload) for payload in payloads]
+            costs = list(accumulate([length + _LENGTH_BYTES for length in lengths]))
+            lane.waiting.append(Batch(first, head, payloads, lengths, costs, guarantee))
+            lane.counter += len(payloads)
+            size = costs[-1] - _LENGTH_BYTES * len(payloads)
             lane.pending_bytes += size
             self.pending_bytes += size
-            self.pending_messages += len(messages)
+            self.pending_messages += len(payloads)
         return first
 
     @property
@@ -134,7 +140,7 @@ class Packer:
     @property
     def pending_control(self) -> int:
         """Control messages that wait."""
-        return sum(len(batch.messages) - batch.place for batch in self._lanes[0].waiting)
+        return sum(len(batch.payloads) - batch.place for batch in self._lanes[0].waiting)
 
     @property
     def backlog_packets(self) -> int:
@@ -160,14 +166,18 @@ class Packer:
         continues = lane.offset > 0
         unfinished = False
         pieces: list[bytes | memoryview] = []
+        lengths: list[int] = []
+        own: list[tuple[bytes, Sequence[bytes]]] = []
         finished = taken = 0
-        while waiting and waiting[0].guarantee is guarantee and len(pieces) < PIECES_MAX:
+        while waiting and waiting[0].guarantee is guarantee and len(lengths) < PIECES_MAX:
             batch = waiting[0]
             if lane.offset:  # of the first message only the rest
-                message = batch.messages[batch.place]
-                left = len(message) - lane.offset
+                left = batch.lengths[batch.place] - lane.offset
                 if left + _LENGTH_BYTES <= room:
-                    pieces.append(memoryview(message)[lane.offset :])
+                    payload = batch.payloads[batch.place]
+                    pieces += _part_of(batch.head, payload, lane.offset, lane.offset + left)
+                    lengths.append(left)
+                    own.append((batch.head, [payload]))
                     room -= left + _LENGTH_BYTES
                     taken += left
                     lane.offset = 0
@@ -177,18 +187,22 @@ class Packer:
                 place, costs = batch.place, batch.costs
                 before = costs[place - 1] if place else 0
                 end = bisect_right(costs, before + room, place, len(costs))
-                end = min(end, place + PIECES_MAX - len(pieces))
+                end = min(end, place + PIECES_MAX - len(lengths))
                 if end > place:
                     cost = costs[end - 1] - before
-                    pieces += batch.messages[place:end]
+                    payloads = batch.payloads[place:end]
+                    pieces += _with_head(batch.head, payloads)
+                    lengths += batch.lengths[place:end]
+                    own.append((batch.head, payloads))
                     room -= cost
                     taken += cost - _LENGTH_BYTES * (end - place)
                     finished += self._finish(lane, batch, end - place)
                     continue
-                message = batch.messages[place]
             room -= _LENGTH_BYTES
-            if room >= PIECE_BYTES_MIN or not pieces:
-                pieces.append(memoryview(message)[lane.offset : lane.offset + room])
+            if room >= PIECE_BYTES_MIN or not lengths:
+                payload = batch.payloads[batch.place]
+                pieces += _part_of(batch.head, payload, lane.offset, lane.offset + room)
+                lengths.append(room)
                 lane.offset += room
                 taken += room
                 unfinished = True
@@ -199,14 +213,14 @@ class Packer:
         index = lane.index
         lane.index += 1
         flags = flags_of(guarantee, lane.number, continues=continues, unfinished=unfinished)
-        return PackedFrame(index, counter, flags, pieces, finished)
+        return PackedFrame(index, counter, flags, pieces, tuple(lengths), own, finished)
 
     @staticmethod
     def _finish(lane: Lane, batch: Batch, count: int) -> int:
         """The first messages of *batch* wait no more: so many of them."""
         batch.place += count
         batch.counter += count
-        if batch.place == len(batch.messages):
+        if batch.place == len(batch.payloads):
             lane.waiting.popleft()
         return count
 
@@ -217,3 +231,23 @@ class Packer:
             lane.pending_bytes += lane.offset
             self.pending_bytes += lane.offset
             lane.offset = 0
+
+
+def _with_head(head: bytes, payloads: Sequence[bytes]) -> Sequence[bytes]:
+    """What whole messages are on the wire, in pieces."""
+    if not head:
+        return payloads
+    pieces = [head] * (2 * len(payloads))
+    pieces[1::2] = payloads
+    return pieces
+
+
+def _part_of(head: bytes, payload: bytes, start: int, end: int) -> list[bytes | memoryview]:
+    """The bytes of a message from *start* up to *end*, in pieces; the payload's are not copied."""
+    begin = len(head)
+    pieces: list[bytes | memoryview] = []
+    if start < begin:
+        pieces.append(head[start:end])
+    if end > begin:
+        pieces.append(memoryview(payload)[max(0, start - begin) : end - begin])
+    return pieces

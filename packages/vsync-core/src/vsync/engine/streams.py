@@ -5,13 +5,12 @@ unordered message as soon as all its frames are here, a FIFO one once all earlie
 stream are done. Agreed and safe frames wait for the ring's order; see ``log``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import accumulate, count, repeat
-from struct import Struct
-from typing import Final, NamedTuple, TypeAlias
+from itertools import accumulate, count
+from typing import NamedTuple, TypeAlias
 
+from vsync.engine.alike import numbered, read_alike
 from vsync.errors import MalformedPacket
 from vsync.events import Delivery, Envelope
 from vsync.vocabulary import (
@@ -26,6 +25,7 @@ from vsync.wire.data import (
     HEAD_BYTES_MIN,
     PRIORITIES,
     Data,
+    Own,
     parse_message_head,
 )
 from vsync.wire.group import CONTROL_BYTES_MAX, ControlMessage, parse_control
@@ -37,22 +37,6 @@ ENVELOPES_MAX = 4096
 """Envelopes remembered, likewise."""
 
 
-COLUMNS_KNOWN_MAX: Final = 32
-"""So many shapes of frames are remembered; making one anew costs a tenth of what it saves."""
-
-
-@lru_cache(COLUMNS_KNOWN_MAX)
-def _columns(head_bytes: int, payload_bytes: int, messages: int) -> Struct:
-    """Reads the heads and payloads, in turn, of messages that are all of that size."""
-    return Struct(f"{head_bytes}s{payload_bytes}s" * messages)
-
-
-# What the class's own constructor does, without a call in Python for each.
-_new_delivery: Final[Callable[[type[Delivery], tuple[Envelope, int, bytes]], Delivery]] = (
-    tuple.__new__
-)
-
-
 class Control(NamedTuple):
     """A control message, at its place in the order."""
 
@@ -60,7 +44,18 @@ class Control(NamedTuple):
     message: ControlMessage
 
 
-Ordered: TypeAlias = Delivery | Control
+class Run(NamedTuple):
+    """Deliveries that stand one behind another in the order and have one envelope.
+
+    Most often all of a frame: who takes them need not look at each.
+    """
+
+    envelope: Envelope
+    deliveries: list[Delivery]
+    payload_bytes: int
+
+
+Ordered: TypeAlias = Run | Control
 
 
 class Reader:
@@ -82,6 +77,17 @@ class Reader:
         self.read_whole(frame, counter, message, 0, (len(message),), configuration, out)
         return out[0] if out else None
 
+    def read_own(self, frame: Data, own: Own, configuration: Configuration) -> list[Ordered]:
+        """What a frame that this node made brings: the messages that end in it."""
+        out: list[Ordered] = []
+        counter = frame.counter
+        for head, payloads in own:
+            envelope = self._envelope(frame, head, configuration)
+            assert envelope is not None  # it was made here
+            out.append(_run_of(envelope, counter, payloads, sum(map(len, payloads))))
+            counter += len(payloads)
+        return out
+
     def read_pieces(
         self,
         frame: Data,
@@ -98,7 +104,8 @@ class Reader:
         if envelope is None:
             self.malformed += 1
             return None
-        return Delivery(envelope, counter, b"".join([first[begin:], *pieces[1:]]))
+        payload = b"".join([first[begin:], *pieces[1:]])
+        return Run(envelope, [Delivery(envelope, counter, payload)], len(payload))
 
     def read_whole(
         self,
@@ -116,50 +123,16 @@ class Reader:
         """
         packet = bytes(packet)  # no copy where it is that already, as in all but the shortest
         head = packet[start : start + HEAD_BYTES_MIN + packet[start] * GROUP_KEY_BYTES]
-        if self._read_alike(frame, counter, packet, start, head, lengths, configuration, out):
-            return
-        starts = list(accumulate(lengths[:-1], initial=start))
-        envelope = None
         # Most often all messages of a frame have one head.
-        if min(lengths) >= len(head) and all(map(packet.startswith, repeat(head), starts)):
-            envelope = self._envelope(frame, head, configuration)
-        if envelope is None:
-            self._read_each(frame, counter, packet, starts, lengths, configuration, out)
-            return
-        # What the class's own constructor does, without a call in Python for each.
-        new, begin = tuple.__new__, len(head)
-        out += [
-            new(Delivery, (envelope, number, packet[place + begin : place + length]))
-            for number, place, length in zip(count(counter), starts, lengths, strict=False)
-        ]
-
-    def _read_alike(
-        self,
-        frame: Data,
-        counter: int,
-        packet: bytes,
-        start: int,
-        head: bytes,
-        lengths: Sequence[int],
-        configuration: Configuration,
-        out: list[Ordered],
-    ) -> bool:
-        """As ``read_whole``, for messages that all have this *head* and one length.
-
-        False if they have not. It takes less than half the time, since no step is in Python.
-        """
-        messages, payload_bytes = len(lengths), lengths[0] - len(head)
-        if messages == 1 or payload_bytes < 0 or lengths.count(lengths[0]) != messages:
-            return False
-        columns = _columns(len(head), payload_bytes, messages).unpack_from(packet, start)
-        if columns[::2].count(head) != messages:
-            return False
         envelope = self._envelope(frame, head, configuration)
-        if envelope is None:
-            return False
-        rows = zip(repeat(envelope), count(counter), columns[1::2], strict=False)
-        out += map(_new_delivery, repeat(Delivery), rows)
-        return True
+        if envelope is not None:
+            deliveries = read_alike(envelope, counter, packet, start, head, lengths)
+            if deliveries is not None:
+                size = sum(lengths) - len(head) * len(lengths)
+                out.append(Run(envelope, deliveries, size))
+                return
+        starts = list(accumulate(lengths[:-1], initial=start))
+        self._read_each(frame, counter, packet, starts, lengths, configuration, out)
 
     def _read_each(
         self,
@@ -172,6 +145,9 @@ class Reader:
         out: list[Ordered],
     ) -> None:
         """As ``read_whole``, for messages that differ in their heads, or make no sense."""
+        before: Envelope | None = None
+        alike: list[bytes] = []
+        first = counter
         for number, start, length in zip(count(counter), starts, lengths, strict=False):
             begin = start + HEAD_BYTES_MIN + packet[start] * GROUP_KEY_BYTES
             end = start + length
@@ -180,8 +156,14 @@ class Reader:
                 envelope = self._envelope(frame, packet[start:begin], configuration)
             if envelope is None:
                 self.malformed += 1
-            else:
-                out.append(Delivery(envelope, number, packet[begin:end]))
+            if envelope is not before:
+                if before is not None:
+                    out.append(_run_of(before, first, alike, sum(map(len, alike))))
+                before, alike, first = envelope, [], number
+            if envelope is not None:
+                alike.append(packet[begin:end])
+        if before is not None:
+            out.append(_run_of(before, first, alike, sum(map(len, alike))))
 
     def _envelope(self, frame: Data, head: bytes, configuration: Configuration) -> Envelope | None:
         """The envelope of messages of *frame* with that *head*; None if the head makes no sense.
@@ -223,12 +205,25 @@ class Reader:
         return known
 
 
+def _run_of(envelope: Envelope, counter: int, payloads: Sequence[bytes], payload_bytes: int) -> Run:
+    """A run of messages that are numbered from *counter* on."""
+    return Run(envelope, numbered(envelope, counter, payloads), payload_bytes)
+
+
 class ControlReader(Reader):
     """The same for control messages. *news*: some were read and not yet looked at."""
 
     def __init__(self) -> None:
         super().__init__(CONTROL_BYTES_MAX)
         self.news = False
+
+    def read_own(self, frame: Data, own: Own, configuration: Configuration) -> list[Ordered]:
+        """The control messages that end in a frame that this node made."""
+        out: list[Ordered] = []
+        for _, messages in own:
+            for message in messages:
+                self.read_whole(frame, 0, message, 0, (len(message),), configuration, out)
+        return out
 
     def read_pieces(
         self,
@@ -326,6 +321,9 @@ class Stream:
             self.advance(configuration, out)
 
     def _in_order(self, frame: Data, configuration: Configuration, out: list[Ordered]) -> None:
+        if frame.own is not None:
+            out += self.reader.read_own(frame, frame.own, configuration)
+            return
         lengths, packet, start, counter = (
             frame.lengths,
             frame.buffer,
@@ -390,6 +388,9 @@ class Stream:
         self.begun_counter = counter
 
     def _unordered(self, frame: Data, configuration: Configuration, out: list[Ordered]) -> None:
+        if frame.own is not None:
+            out += self.reader.read_own(frame, frame.own, configuration)
+            return
         pieces = len(frame.lengths)
         for position, (counter, piece) in enumerate(pieces_of(frame)):
             first = position == 0 and frame.continues

@@ -280,7 +280,7 @@ class Links:
         for link in self.links.values():
             if link.state is LinkState.GOOD and any(
                 hearing.elsewhere > ELSEWHERE_MAX
-                and self._is_silent(hearing, now)
+                and self._is_silent(hearing, NodeId(node))
                 and not self._is_new(link, NodeId(node), now)
                 for node, hearing in link.hearing.items()
             ):
@@ -357,8 +357,10 @@ class Links:
 
     # --- how links are --------------------------------------------------------------------------
 
-    def _is_silent(self, hearing: Hearing, now: float) -> bool:
-        silent_s = now - hearing.heard_at
+    def _is_silent(self, hearing: Hearing, node: NodeId) -> bool:
+        """Whether nothing of *node* comes there, though it is heard on another link: what it does
+        not say while it says nothing at all is no fault of a link."""
+        silent_s = self._peers[node].heard_at - hearing.heard_at
         return silent_s > self._manner.hello_s * HELLOS_MISSED or (
             hearing.elsewhere > ELSEWHERE_MAX and silent_s > SILENT_MIN_S
         )
@@ -377,8 +379,8 @@ class Links:
         for link in self.links.values():
             limit = self._loss_limit(link)
             for number, hearing in link.hearing.items():
-                if not self._is_silent(hearing, now):
-                    node = NodeId(number)
+                node = NodeId(number)
+                if not self._is_silent(hearing, node):
                     well = link.mask if hearing.loss <= limit else 0
                     masks[node] = masks.get(node, 0) | well
         for node in masks:
@@ -415,7 +417,7 @@ class Links:
             if not heard_on:
                 self._become(link, LinkState.IDLE, "", now)
                 continue
-            fault = self._fault(link, heard_on, now)
+            fault = self._fault(link, heard_on)
             if fault:
                 link.well_since = None
                 self._become(link, LinkState.FAULTY, fault, now)
@@ -426,7 +428,7 @@ class Links:
             elif now - link.well_since >= link.patience_s:
                 self._become(link, LinkState.GOOD, "", now)
 
-    def _fault(self, link: Quality, heard_on: dict[NodeId, int], now: float) -> str:
+    def _fault(self, link: Quality, heard_on: dict[NodeId, int]) -> str:
         """What is wrong with *link*, as a sentence; empty if nothing is."""
         deaf = []
         lost = {}
@@ -434,7 +436,7 @@ class Links:
             if mask & link.mask:
                 continue
             hearing = link.hearing.get(node)
-            if hearing is None or self._is_silent(hearing, now):
+            if hearing is None or self._is_silent(hearing, node):
                 deaf.append(node)
             else:
                 lost[node] = hearing.loss

@@ -22,17 +22,27 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel
 
 from vsync.engine import Engine, State
-from vsync.engine.groups import EngineEvent, JoinRefused, Settled, SynchronizeLate
+from vsync.engine.groups import EngineOutput, JoinRefused, Settled, SynchronizeLate
 from vsync.engine.rekeying import Step
+from vsync.engine.streams import Run
 from vsync.errors import NodeClosed, Undelivered, VsyncError
-from vsync.events import ConfigurationChanged, Delivery, Envelope, GroupChanged
+from vsync.events import ConfigurationChanged, Delivery, GroupChanged
 from vsync.runtime.changes import RingDesk
 from vsync.runtime.mailbox import Mailbox
 from vsync.runtime.seat import Route, Seat
 from vsync.settings import RingSettings
 from vsync.trace import TraceWriter, digest, view_fields
 from vsync.transport import Transport
-from vsync.vocabulary import Cause, Configuration, GroupKey, Guarantee, Kind, MessageId, Priority
+from vsync.vocabulary import (
+    Cause,
+    Configuration,
+    GroupKey,
+    Guarantee,
+    Kind,
+    MessageId,
+    MessageIds,
+    Priority,
+)
 from vsync.wire import KeyNews
 
 SWITCH_INTERVAL_S: Final = 0.0002
@@ -44,9 +54,12 @@ YOUNG_OBJECTS: Final = 20_000
 BATCHES_PER_TURN: Final = 32
 """Batches taken from the transport before commands and deliveries get their turn."""
 
-MESSAGES_PER_TURN: Final = 256
+MESSAGES_PER_TURN: Final = 1024
 """Messages accepted before packets, token and deliveries get their turn. Without a bound, one large
 batch would keep the thread from the token for so long that the others give this node up."""
+
+SUBMISSION_MESSAGES: Final = 3
+"""To accept a submission takes as long as to accept so many messages more."""
 
 MESSAGE_BYTES: Final = 64
 """About what a waiting message takes besides its payload."""
@@ -154,7 +167,7 @@ class Driver:
             gc.set_threshold(YOUNG_OBJECTS, *older)
         self._thread.start()
 
-    def submit(self, submission: Submission) -> list[MessageId]:
+    def submit(self, submission: Submission) -> MessageIds:
         """Hand messages to the ring; their ids. Look at ``unsent_bytes`` before."""
         engine = self.engine
         with self._accepting:
@@ -166,11 +179,8 @@ class Driver:
             self._submitted_bytes[submission.priority] += submission.size
             self._submissions.append(submission)
         self._wake()
-        node, life, priority, new = engine.node, engine.life, submission.priority, tuple.__new__
-        return [
-            new(MessageId, (node, life, priority, counter))
-            for counter in range(first, first + count)
-        ]
+        counters = range(first, first + count)
+        return MessageIds(engine.node, engine.life, submission.priority, counters)
 
     def call(self, command: Callable[[float], Result]) -> "Future[Result]":
         """Have *command* called with the time in the ring's thread; its result to come."""
@@ -475,7 +485,7 @@ class Driver:
         while self._submissions and messages < MESSAGES_PER_TURN and self._accepts:
             submission = self._submissions.popleft()
             self._accept(submission, now)
-            messages += len(submission.payloads)
+            messages += SUBMISSION_MESSAGES + len(submission.payloads)
         self._watch_mailboxes(now)
 
     def _accept(self, submission: Submission, now: float) -> None:
@@ -512,7 +522,7 @@ class Driver:
 
     def _let_out(self) -> None:
         self._transmit()
-        events = self.engine.take_events()
+        events = self.engine.take_runs()
         if events:
             self._trace_events(events)
             self._hand_over(events)
@@ -526,26 +536,22 @@ class Driver:
                 self._room_wanted.pop(priority, None)
                 self._tell()
 
-    def _hand_over(self, events: Sequence[EngineEvent]) -> None:
+    def _hand_over(self, events: Sequence[EngineOutput]) -> None:
         """Give each session what it is to see of *events*."""
         self.ready = True
         route = self._route
-        envelope: Envelope | None = None
-        targets: Sequence[Seat] = ()
         for event in events:
-            if type(event) is Delivery:
-                if event[0] is not envelope:  # runs of messages have the same
-                    envelope = event[0]
-                    targets = route.targets(envelope.groups)
-                for seat in targets:
-                    seat.batch.append(event)
+            if type(event) is Run:
+                envelope, deliveries, payload_bytes = event
+                for seat in route.targets(envelope.groups):
+                    seat.batch += deliveries
+                    seat.payload_bytes += payload_bytes
             else:
-                envelope = None
                 self._hand_over_change(event)
         for seat in route.seats:
             if seat.batch:
-                seat.mailbox.put(seat.batch)
-                seat.batch = []
+                seat.mailbox.put(seat.batch, seat.payload_bytes)
+                seat.batch, seat.payload_bytes = [], 0
         route.answer()
         for event in events:
             if type(event) is ConfigurationChanged:
@@ -554,7 +560,7 @@ class Driver:
         self._watch_mailboxes(self._clock())
         self._tell()
 
-    def _hand_over_change(self, event: EngineEvent) -> None:
+    def _hand_over_change(self, event: EngineOutput) -> None:
         match event:
             case ConfigurationChanged():
                 for seat in self._route.seats:
@@ -569,8 +575,8 @@ class Driver:
                         seat.batch.append(event)
             case SynchronizeLate(name):
                 self.late_services.add(name)
-            case Delivery():
-                raise AssertionError("deliveries go another way")
+            case Run():
+                raise AssertionError("messages go another way")
             case _:
                 self.desk.handle(event)
 
@@ -617,22 +623,14 @@ class Driver:
             self._news = True
             self._notify()
 
-    def _trace_events(self, events: Sequence[EngineEvent]) -> None:
+    def _trace_events(self, events: Sequence[EngineOutput]) -> None:
         trace = self._trace
         if trace is None:
             return
         for event in events:
-            if type(event) is Delivery:
-                trace.deliver(
-                    time.monotonic_ns(),
-                    message=str(event.message),
-                    sender=event.message.node,
-                    configuration=event.configuration.id,
-                    groups=tuple(group.hex() for group in event.groups),
-                    guarantee=event.guarantee.word,
-                    size=len(event.payload),
-                    digest=digest(event.payload),
-                )
+            if type(event) is Run:
+                for delivery in event.deliveries:
+                    self._trace_delivery(trace, delivery)
             elif type(event) is ConfigurationChanged:
                 configuration = event.configuration
                 trace.configuration(
@@ -647,6 +645,19 @@ class Driver:
             elif type(event) is GroupChanged:
                 trace.group(time.monotonic_ns(), **view_fields(event))
         trace.flush()
+
+    @staticmethod
+    def _trace_delivery(trace: TraceWriter, delivery: Delivery) -> None:
+        trace.deliver(
+            time.monotonic_ns(),
+            message=str(delivery.message),
+            sender=delivery.message.node,
+            configuration=delivery.configuration.id,
+            groups=tuple(group.hex() for group in delivery.groups),
+            guarantee=delivery.guarantee.word,
+            size=len(delivery.payload),
+            digest=digest(delivery.payload),
+        )
 
     def _trace_stop(self, reason: str) -> None:
         if self._trace is not None:
@@ -708,6 +719,7 @@ class Driver:
             "window_packets": engine.window_packets,
             "pending_bytes": engine.pending_bytes,
             "unstable": engine.unstable,
+            "late_s": round(engine.health.lateness_s(now), 4),
             "blocked_by": engine.blocked_by,
             "synchronizing": engine.synchronizing,
             **self.desk.status(),

@@ -132,8 +132,11 @@ class Mailbox:
 
     # --- the ring's thread ----------------------------------------------------------------------
 
-    def put(self, events: list[Event]) -> None:
-        """Add a batch. Look at ``evicted`` afterwards; once it is set, nothing is added."""
+    def put(self, events: list[Event], payload_bytes: int | None = None) -> None:
+        """Add a batch. Look at ``evicted`` afterwards; once it is set, nothing is added.
+
+        *payload_bytes* are those of all its messages; without them they are counted.
+        """
         if self.evicted is not None or self._over:
             return
         reason = self._reason_to_evict() if self.slow is not SlowPolicy.BLOCK else ""
@@ -143,7 +146,7 @@ class Mailbox:
         elif self._wants_primary:
             self._put_holding(events)
         else:
-            self._add(events)
+            self._add(events, payload_bytes)
 
     def _reason_to_evict(self) -> str:
         """Why there must not be more, as part of a sentence."""
@@ -212,13 +215,13 @@ class Mailbox:
             self._unsettled = None
         self._held = []
 
-    def _add(self, events: list[Event]) -> None:
+    def _add(self, events: list[Event], payload_bytes: int | None = None) -> None:
         """Add a batch to what waits, or to what is held."""
         if not events:
             return
-        size = sum(
-            EVENT_BYTES + (len(event.payload) if type(event) is Delivery else 0) for event in events
-        )
+        if payload_bytes is None:
+            payload_bytes = sum(len(event.payload) for event in events if type(event) is Delivery)
+        size = EVENT_BYTES * len(events) + payload_bytes
         if self._tail or (
             self.slow is SlowPolicy.SPILL and self.memory_bytes + size > self.bytes_max
         ):

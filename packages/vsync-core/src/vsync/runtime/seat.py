@@ -43,7 +43,16 @@ class Change:
 class Seat:
     """One session as the ring's thread knows it. *serves*: it belongs to a service."""
 
-    __slots__ = ("batch", "groups", "joining", "leaving", "mailbox", "serves", "session")
+    __slots__ = (
+        "batch",
+        "groups",
+        "joining",
+        "leaving",
+        "mailbox",
+        "payload_bytes",
+        "serves",
+        "session",
+    )
 
     def __init__(self, session: int, mailbox: Mailbox, *, serves: bool = False) -> None:
         self.session = session
@@ -55,6 +64,8 @@ class Seat:
         self.leaving: list[Change] = []
         self.batch: list[Any] = []
         """What the turn under way has for it."""
+        self.payload_bytes = 0
+        """Of the messages among that."""
 
 
 class Route:

@@ -5,8 +5,10 @@ AES-256-GCM, NIST SP 800-38D. Each stream has a key of its own, derived from the
 and disks. Nothing of a packet is looked at before its seal is found to be good, but the envelope.
 """
 
+import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -46,6 +48,9 @@ CIPHERS_MAX: Final = 256
 
 STRANGERS_MAX: Final = 16
 """Others that are remembered by name."""
+
+SHAPES_KNOWN_MAX: Final = 64
+"""So many shapes of trains are remembered."""
 
 _NONCE_START: Final = bytes(4)
 
@@ -206,28 +211,28 @@ class Guard:
         if known is None or size <= OVERHEAD_BYTES or len(view) % size == OVERHEAD_BYTES:
             return None  # nor is there a train of empty packets, or with one at its end
         cipher, stream = known
-        decrypt = cipher.decrypt
-        data = bytes(view)
-        length = len(data)
-        first = int.from_bytes(data[PREFIX_BYTES:ENVELOPE_BYTES])
-        if first <= stream.highest:
+        count = len(train)
+        first = int.from_bytes(view[PREFIX_BYTES:ENVELOPE_BYTES])
+        end = first + count
+        if first <= stream.highest or end > COUNTER_MAX:
             return None
-        counter = first - 1
-        packets = []
+        # Each of these is one call for all packets: a loop costs more than the seals do.
+        rest = (len(view) - 1) % size + 1 - ENVELOPE_BYTES
+        if rest < TAG_BYTES:
+            return None
+        columns = _envelopes(count, size - ENVELOPE_BYTES, rest).unpack(view)
+        numbers = _numbers(first, end)
+        heads = [prefix + number for number in numbers]
+        if list(columns[::2]) != heads:
+            return None
+        nonces = [_NONCE_START + number for number in numbers]
         try:
-            for at in range(0, length, size):
-                counter += 1
-                number = counter.to_bytes(8)
-                head = prefix + number
-                if not data.startswith(head, at):
-                    return None
-                sealed = data[at + ENVELOPE_BYTES : at + size]
-                packets.append(decrypt(_NONCE_START + number, sealed, head))
+            plain = b"".join(map(cipher.decrypt, nonces, columns[1::2], heads))
         except InvalidTag:
             return None
         stream.take(first)
-        stream.highest = counter
-        return Train(b"".join(packets), size - OVERHEAD_BYTES)
+        stream.highest = end - 1
+        return Train(plain, size - OVERHEAD_BYTES)
 
     def _examine(self, prefix: bytes, counter: int, source: Address) -> Envelope | None:
         """Whether a prefix that is not known may be one that is worth trying; None if not."""
@@ -310,12 +315,34 @@ class Guard:
 
 
 def _seal_train(cipher: AESGCM, prefix: bytes, first: int, train: Train) -> Train:
-    view, size = train.view, train.packet_bytes
-    encrypt = cipher.encrypt
-    pieces = []
-    for counter, at in enumerate(range(0, len(view), size), first):
-        number = counter.to_bytes(8)
-        head = prefix + number
-        pieces.append(head)
-        pieces.append(encrypt(_NONCE_START + number, view[at : at + size], head))
+    size, count = train.packet_bytes, len(train)
+    # Each of these is one call for all packets: a loop costs as much as the seals do.
+    last = len(train.view) - (count - 1) * size
+    packets = _packets(count, size, last).unpack(train.view)
+    numbers = _numbers(first, first + count)
+    heads = [prefix + number for number in numbers]
+    nonces = [_NONCE_START + number for number in numbers]
+    pieces = [b""] * (2 * len(heads))
+    pieces[::2] = heads
+    pieces[1::2] = map(cipher.encrypt, nonces, packets, heads)
     return Train(b"".join(pieces), size + OVERHEAD_BYTES)
+
+
+def _numbers(first: int, end: int) -> tuple[bytes, ...]:
+    """The counters from *first* up to *end*, as they stand in envelopes."""
+    count = end - first
+    packed = struct.pack(f">{count}Q", *range(first, end))
+    return struct.unpack("8s" * count, packed)
+
+
+@lru_cache(SHAPES_KNOWN_MAX)
+def _packets(count: int, packet_bytes: int, last_bytes: int) -> struct.Struct:
+    """Reads a train of so many packets."""
+    return struct.Struct(f"{packet_bytes}s" * (count - 1) + f"{last_bytes}s")
+
+
+@lru_cache(SHAPES_KNOWN_MAX)
+def _envelopes(count: int, sealed_bytes: int, last_bytes: int) -> struct.Struct:
+    """Reads a train of so many packets: of each the envelope, and what is sealed."""
+    each = f"{ENVELOPE_BYTES}s{sealed_bytes}s"
+    return struct.Struct(each * (count - 1) + f"{ENVELOPE_BYTES}s{last_bytes}s")

@@ -20,7 +20,7 @@ from random import Random
 from typing import Any, Final, TypeAlias
 
 from vsync.engine import Engine, MemoryStore, State
-from vsync.engine.groups import EngineEvent
+from vsync.engine.groups import EngineOutput, events_of
 from vsync.engine.rekeying import KeyStep, Step
 from vsync.errors import SettingsError, VsyncError
 from vsync.events import ConfigurationChanged, Delivery, GroupChanged
@@ -80,6 +80,10 @@ class Host:
     """``None``: nothing runs here."""
     lives: int = 0
     paused: bool = False
+    frozen_at: float | None = None
+    """Since when its clock stands still, too."""
+    behind_s: float = 0.0
+    """How far its clock is behind that of the cluster: its machine was frozen."""
     busy_until: float = 0.0
     called: bool = False
     """Its application has something to say to its engine."""
@@ -106,9 +110,8 @@ class Host:
             deadline = NEVER
         if self.wiring is not None:
             deadline = min(deadline, self.wiring.poll_timeout())
-        if self.key_steps:
-            deadline = min(deadline, self.key_steps[0][0])
-        return max(self.busy_until, deadline)
+        due = max(self.busy_until, deadline + self.behind_s)
+        return min(due, self.key_steps[0][0]) if self.key_steps else due
 
 
 class Cluster:
@@ -162,7 +165,7 @@ class Cluster:
                 continue
             host.lives += 1
             host.inbox.clear()
-            host.paused = False
+            host.paused, host.frozen_at, host.behind_s = False, None, 0.0
             host.leave_before = None
             host.busy_until = self.now
             host.keys = host.disk.keys
@@ -206,10 +209,26 @@ class Cluster:
         for number in numbers:
             self.hosts[number].paused = self.hosts[number].engine is not None
 
+    def freeze(self, *numbers: int) -> None:
+        """Stop these nodes with their machines: not even their clocks go on, until ``resume``."""
+        self.pause(*numbers)
+        for number in numbers:
+            host = self.hosts[number]
+            if host.paused and host.frozen_at is None:
+                host.frozen_at = self.now
+
     def resume(self, *numbers: int) -> None:
-        """Let these nodes, or all, go on as SIGCONT does."""
+        """Let these nodes, or all, go on as SIGCONT does, and their machines if they are frozen."""
         for number in numbers or sorted(self.hosts):
-            self.hosts[number].paused = False
+            host = self.hosts[number]
+            host.paused = False
+            if host.frozen_at is not None:
+                host.behind_s += self.now - host.frozen_at
+                host.frozen_at = None
+
+    def _clock(self, host: Host) -> float:
+        """What time it is on that host."""
+        return self.now - host.behind_s
 
     def leave(self, *numbers: int) -> None:
         """Let these nodes leave once their messages are everywhere; after 2 s they go anyway."""
@@ -224,7 +243,7 @@ class Cluster:
         """Say that this node's application is too slow to read, or no more."""
         host = self.hosts[number]
         if host.engine is not None and not host.paused:
-            host.engine.set_blocked(blocked, self.now)
+            host.engine.set_blocked(blocked, self._clock(host))
             self._take_outputs(host)
 
     # --- messages -------------------------------------------------------------------------------
@@ -268,7 +287,7 @@ class Cluster:
         guarantee: Guarantee,
         priority: Priority,
     ) -> MessageId:
-        message = engine.submit(session, groups, payload, guarantee, priority, self.now)
+        message = engine.submit(session, groups, payload, guarantee, priority, self._clock(host))
         self._trace(
             host,
             "send",
@@ -287,23 +306,24 @@ class Cluster:
         """Let a session of this node join a group."""
         key = GroupKey.from_name(group)
         self._command(
-            number, lambda engine: engine.join_groups(session, [key], closed=closed, now=self.now)
+            number,
+            lambda engine, now: engine.join_groups(session, [key], closed=closed, now=now),
         )
 
     def quit(self, number: int, session: int, group: str) -> None:
         """Let a session of this node leave a group."""
         key = GroupKey.from_name(group)
-        self._command(number, lambda engine: engine.leave_groups(session, [key], self.now))
+        self._command(number, lambda engine, now: engine.leave_groups(session, [key], now))
 
     def end_session(self, number: int, session: int, cause: Cause = Cause.DIED) -> None:
         """End a session of this node; it leaves all its groups."""
-        self._command(number, lambda engine: engine.close_session(session, cause, self.now))
+        self._command(number, lambda engine, now: engine.close_session(session, cause, now))
 
     # --- changes of the ring --------------------------------------------------------------------
 
     def change_settings(self, number: int, settings: RingSettings) -> None:
         """Let this node have the whole ring use *settings*. Raises MisuseError."""
-        self._command(number, lambda engine: engine.change_settings(settings, self.now))
+        self._command(number, lambda engine, now: engine.change_settings(settings, now))
 
     def change_key(self, number: int, new: Key, *, without: Collection[int] = ()) -> None:
         """Let this node change the ring's key to *new*. Raises MisuseError."""
@@ -319,9 +339,9 @@ class Cluster:
             wrap_key(new, old),
             without=frozenset(map(NodeId, without)),
         )
-        self._command(number, lambda engine: engine.change_key(news, self.now))
+        self._command(number, lambda engine, now: engine.change_key(news, now))
 
-    def _do_key_step(self, host: Host, engine: Engine) -> None:
+    def _do_key_step(self, host: Host, engine: Engine, now: float) -> None:
         _, step = host.key_steps.popleft()
         failure = ""
         try:
@@ -332,17 +352,17 @@ class Cluster:
                 return
             failure = str(error)
         if step.step is not Step.UNDO:
-            engine.key_step_done(step.new, step.step, failure, self.now)
+            engine.key_step_done(step.new, step.step, failure, now)
 
     def _begin_key_step(self, host: Host, step: KeyStep) -> None:
         last = host.key_steps[-1][0] if host.key_steps else self.now
         took_s = self.random.uniform(KEY_STEP_MIN_S, KEY_STEP_MAX_S)
         host.key_steps.append((last + took_s, step))
 
-    def _command(self, number: int, command: Callable[[Engine], None]) -> None:
+    def _command(self, number: int, command: Callable[[Engine, float], None]) -> None:
         host = self.hosts[number]
         if host.engine is not None and not host.paused and host.leave_before is None:
-            command(host.engine)
+            command(host.engine, self._clock(host))
             self._take_outputs(host)
 
     # --- the network ----------------------------------------------------------------------------
@@ -440,20 +460,21 @@ class Cluster:
                 host.wakes_at = host.due()
 
     def _work(self, host: Host) -> None:
-        engine = host.engine
+        engine, now = host.engine, self._clock(host)
         assert engine is not None
         if host.inbox.packets:
             # Every other host's kernel joins packets.
             take = host.inbox.take if host.number % 2 else host.inbox.take_joined
             arrivals: Sequence[Packet | Arrival] = take(RECEIVE_BATCH)
             if host.wiring is not None:
-                arrivals = host.wiring.arrived(arrivals, self.now)
-            engine.receive(arrivals, self.now)
+                arrivals = host.wiring.arrived(arrivals, now)
+            engine.receive(arrivals, now)
         deadline = engine.poll_timeout()
-        if deadline is not None and deadline <= self.now:
-            engine.handle_timeout(self.now)
+        # Added, not subtracted, as in ``Host.due``: else they might differ in the last bit.
+        if deadline is not None and deadline + host.behind_s <= self.now:
+            engine.handle_timeout(max(now, deadline))
         if host.key_steps and host.key_steps[0][0] <= self.now:
-            self._do_key_step(host, engine)
+            self._do_key_step(host, engine, now)
         host.busy_until = self.now + self.random.uniform(WORK_MIN_S, WORK_MAX_S)
         self._take_outputs(host)
         if host.leave_before is not None:
@@ -465,20 +486,20 @@ class Cluster:
             return
         stable = engine.unstable == 0
         if stable or (host.leave_before is not None and host.leave_before <= self.now):
-            engine.leave(self.now)
+            engine.leave(self._clock(host))
             self._take_outputs(host, stop="leave" if stable else None)
 
     def _take_outputs(self, host: Host, stop: str | None = None) -> None:
         engine = host.engine
         assert engine is not None
         self._send(host, engine)
-        events = engine.take_events()
-        for event in events:
-            if type(event) is KeyStep:
-                self._begin_key_step(host, event)
-        self._tell(host, events)
+        outputs = engine.take_runs()
+        for output in outputs:
+            if type(output) is KeyStep:
+                self._begin_key_step(host, output)
+        self._tell(host, outputs)
         self._send(host, engine)
-        for event in events:
+        for event in events_of(outputs):
             if isinstance(event, Delivery):
                 self._trace(
                     host,
@@ -521,11 +542,11 @@ class Cluster:
             else:
                 for sending in wiring.send(burst):
                     network.send_wired(host.number, sending, self.now)
-        if wiring is not None and wiring.poll_timeout() <= self.now:
-            for sending in wiring.hellos(self.now):
+        if wiring is not None and wiring.poll_timeout() + host.behind_s <= self.now:
+            for sending in wiring.hellos(max(self._clock(host), wiring.poll_timeout())):
                 network.send_wired(host.number, sending, self.now)
 
-    def _tell(self, host: Host, events: Sequence[EngineEvent]) -> None:
+    def _tell(self, host: Host, outputs: Sequence[EngineOutput]) -> None:
         """Where there are applications, they are told here."""
 
     def _trace(self, host: Host, event: str, **fields: Any) -> None:

@@ -5,6 +5,7 @@ down. Each step is one line of text, ``1.250 pause 3 0.4``; ``STEPS`` has what t
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import Random
 from typing import Final, NamedTuple, Self
 
@@ -20,6 +21,10 @@ from vsync.wire.header import FrameType
 FAULTS_FROM_S: Final = 0.15
 FAULTS_UNTIL_S: Final = 4.0
 """When faults of a seed's schedule may happen; afterwards everything heals."""
+
+STARVED_S: Final = (0.01, 0.08)
+AWAKE_S: Final = 0.005
+"""How long a starved node stops at a time, and how long it runs in between."""
 
 PENDING_BYTES_MAX: Final = 200_000
 """A node with more than that waiting sends nothing more, as an application that awaits does."""
@@ -90,6 +95,22 @@ def _pause(running: Running, node: str, seconds: str | None = None) -> None:
             float(seconds),
             lambda: running.cluster.resume(host.number) if host.life == life else None,
         )
+
+
+def _freeze(running: Running, node: str, seconds: str) -> None:
+    """As ``pause``, but its clock does not show it: a virtual machine that was stopped."""
+    _pause(running, node, seconds)
+    running.cluster.freeze(int(node))
+
+
+def _starve(running: Running, node: str, seconds: str) -> None:
+    """It gets the processor for moments only: it stops again and again, for up to 80 ms."""
+    dice = Random(f"starve {node} {seconds}")
+    left_s = float(seconds)
+    while left_s > 0:
+        stop_s = min(left_s, dice.uniform(*STARVED_S))
+        running.later(float(seconds) - left_s, partial(_pause, running, node, str(stop_s)))
+        left_s -= stop_s + AWAKE_S
 
 
 def _resume(running: Running, *nodes: str) -> None:
@@ -191,6 +212,8 @@ STEPS: Final[Mapping[str, Callable[..., None]]] = {
     "leave": _leave,  # leave NODE…
     "pause": _pause,  # pause NODE [SECONDS]
     "resume": _resume,  # resume [NODE…]
+    "freeze": _freeze,  # freeze NODE SECONDS: its clock stands still, too
+    "starve": _starve,  # starve NODE SECONDS: it gets little of the processor
     "block": _block,  # block NODE [SECONDS]: its application is slow
     "release": _release,  # release NODE: it is slow no more
     "partition": _partition,  # partition SIDE…, a side as 1,2
@@ -411,6 +434,8 @@ FAULTS: Final[Mapping[str, tuple[Callable[[Random, int], tuple[str, ...]], float
     "restart some": (_some("restart"), 1),
     "leave": (_one("leave"), 1),
     "pause": (_for_a_time("pause", 1.0), 2),
+    "freeze": (_for_a_time("freeze", 1.5), 1),
+    "starve": (_for_a_time("starve", 1.5), 1),
     "block": (_for_a_time("block", 0.3), 1),
     "partition": (_random_partition, 3),
     "cut": (_random_cut, 1.5),

@@ -24,7 +24,7 @@ from vsync.api.node import (
 from vsync.api.room import Room
 from vsync.api.services import ServiceRunner
 from vsync.engine import Engine
-from vsync.engine.groups import EngineEvent
+from vsync.engine.groups import EngineOutput
 from vsync.errors import NodeClosed
 from vsync.plugins import load_service
 from vsync.runtime.driver import Driver, Submission
@@ -131,10 +131,10 @@ class SteppedDriver(Driver):
         self._take_commands(now)
         self._host.called = self.to_do
 
-    def hand_out(self, events: Sequence[EngineEvent]) -> None:
+    def hand_out(self, outputs: Sequence[EngineOutput]) -> None:
         """Give the application what there is."""
-        if events:
-            self._hand_over(events)
+        if outputs:
+            self._hand_over(outputs)
         self._tell_room()
 
     @property
@@ -386,6 +386,10 @@ class NodeCluster(Cluster):
         super().pause(*numbers)
         self._update_lives()
 
+    def freeze(self, *numbers: int) -> None:
+        """As ``pause``: all that runs here has one clock, which goes on."""
+        self.pause(*numbers)
+
     def resume(self, *numbers: int) -> None:
         super().resume(*numbers)
         self._update_lives()
@@ -498,10 +502,10 @@ class NodeCluster(Cluster):
             driver.take_turn(self.now)
         super()._work(host)
 
-    def _tell(self, host: Host, events: Sequence[EngineEvent]) -> None:
+    def _tell(self, host: Host, outputs: Sequence[EngineOutput]) -> None:
         driver = self._driver_of(host)
         if driver is not None and driver.engine is host.engine:
-            driver.hand_out(events)
+            driver.hand_out(outputs)
 
     def let_out(self, host: Host) -> None:
         """Let out what the engine has for the network and for the application."""

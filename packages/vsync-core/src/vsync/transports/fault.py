@@ -3,9 +3,10 @@
 Everything happens to *received* packets, one by one, so each node's faults are its own, and a
 burst that the network carried in one piece is not lost in one piece. ``cut`` stops sending too.
 
-What happens can be changed while the node runs, from outside and without rights: write the new
-values to the control file (TOML, the keys of ``Faults``; best into a file beside it that is then
-renamed over it). Removing the file brings the settings back.
+A script changes what happens at times that are known before. It can also be changed while the
+node runs, from outside and without rights: write the new values to the control file (TOML, the keys
+of ``Faults``; best into a file beside it that is then renamed over it). They stand above those of
+settings and script; removing the file brings these back.
 """
 
 import heapq
@@ -13,11 +14,12 @@ import itertools
 import random
 import time
 import tomllib
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from vsync.errors import TransportFailed
 from vsync.hookspecs import hookimpl
@@ -66,6 +68,14 @@ class Faults(Strict):
     transport ``memory``: its number)."""
 
 
+class ScriptStep(Faults):
+    """``[[transport.fault.script]]``: other faults from a time on. What a step does not name is as
+    ``[transport.fault]`` says."""
+
+    at_s: float = Field(ge=0)
+    """When, after the transport was opened."""
+
+
 class FaultSettings(Faults):
     """``[transport.fault]``: the faults at the start, and the transport that has them."""
 
@@ -78,8 +88,20 @@ class FaultSettings(Faults):
     seed: int | None = None
     """For the dice. Unset: different every time."""
 
+    script: tuple[ScriptStep, ...] = ()
+    """What changes when, in the order of time: ``[[transport.fault.script]]``, a section each, with
+    ``at_s`` and the faults from then on."""
+
     control: Path | None = None
-    """The control file; it need not exist."""
+    """The control file; it need not exist. What it says stands above the script."""
+
+    @field_validator("script")
+    @classmethod
+    def _check_script(cls, script: tuple[ScriptStep, ...]) -> tuple[ScriptStep, ...]:
+        times = [step.at_s for step in script]
+        if times != sorted(times):
+            raise ValueError(f"steps must be in the order of time, and at_s are {times}")
+        return script
 
     @model_validator(mode="after")
     def _check_inner(self) -> Self:
@@ -110,6 +132,10 @@ class TransportFault(Transport):
         self._inner = make_inner(settings.inner, settings.settings, node)
         self._dice = random.Random(settings.seed)
         self._faults: Faults = settings
+        self._script = deque(settings.script)
+        self._opened_at = clock()
+        self._given: dict[str, Any] = settings.model_dump(include=_FAULTS)
+        """What settings and script say now."""
         self._timer = Timer()
         self._waiting: list[tuple[float, int, Packet]] = []
         self._order = itertools.count()
@@ -133,6 +159,7 @@ class TransportFault(Transport):
     def open(self) -> None:
         """Open the inner transport, and a timer for what is delayed."""
         self._inner.open()
+        self._opened_at = self._clock()
         try:
             self._timer.open()
         except OSError as error:
@@ -155,7 +182,7 @@ class TransportFault(Transport):
 
     def send(self, burst: Burst) -> None:
         """Send through the inner transport, unless cut."""
-        self._follow_control(self._clock())
+        self._follow(self._clock())
         faults = self._faults
         if faults.cut or faults.cut_send:
             self._cut += len(burst.packets)
@@ -165,7 +192,7 @@ class TransportFault(Transport):
     def receive(self) -> Sequence[Packet]:
         """What the inner transport has, less, more, later, and in another order."""
         now = self._clock()
-        self._follow_control(now)
+        self._follow(now)
         arrived = self._inner.receive()
         for packet in arrived:
             self._suffer(packet, now)
@@ -200,10 +227,19 @@ class TransportFault(Transport):
             self._delayed += due > now
             heapq.heappush(self._waiting, (due, next(self._order), packet))
 
-    def _follow_control(self, now: float) -> None:
-        control = self._settings.control
-        if control is None or now - self._controlled_at < CONTROL_INTERVAL_S:
-            return
+    def _follow(self, now: float) -> None:
+        """Have the faults of this time."""
+        if self._script and self._script[0].at_s <= now - self._opened_at:
+            while self._script and self._script[0].at_s <= now - self._opened_at:
+                step = self._script.popleft()
+            told_now = step.model_dump(include=_FAULTS, exclude_unset=True)
+            self._given = {**self._settings.model_dump(include=_FAULTS), **told_now}
+            self._faults = Faults.model_validate(self._given)
+            self._controlled_at, self._control_seen = float("-inf"), None
+        if self._settings.control and now - self._controlled_at >= CONTROL_INTERVAL_S:
+            self._follow_control(self._settings.control, now)
+
+    def _follow_control(self, control: Path, now: float) -> None:
         self._controlled_at = now
         try:
             # Its text is compared, not its time: two changes may have the same one.
@@ -211,9 +247,10 @@ class TransportFault(Transport):
             if seen == self._control_seen:
                 return
             given = tomllib.loads(seen)
-            faults = Faults.model_validate({**self._settings.model_dump(include=_FAULTS), **given})
+            faults = Faults.model_validate({**self._given, **given})
         except FileNotFoundError:
-            self._faults, self._control_seen, self._control_error = self._settings, None, None
+            self._control_seen = self._control_error = None
+            self._faults = Faults.model_validate(self._given)
         except (OSError, ValueError) as error:
             # Perhaps half written: what held so far holds on, and the file is read again.
             why = str(error)

@@ -5,8 +5,9 @@ It has no name in settings files: a key makes every transport a sealed one.
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel
 
@@ -17,8 +18,19 @@ from vsync.transport import Address, Arrival, Burst, Packet, Station, Transport,
 
 logger = logging.getLogger(__name__)
 
-_openings = itertools.count(1)
-"""Of this process, and so of each life in it: no two guards seal the same stream."""
+OPENINGS_FROM_MAX: Final = 2**31
+
+
+def count_openings() -> Iterator[int]:
+    """The openings of one process, and so of each life in it: no two guards seal the same stream.
+
+    From any number on: if the state on disk and the clock are set back together, as when a copy of
+    a machine is restored, two lives have one number. Then this tells them apart.
+    """
+    return itertools.count(1 + secrets.randbelow(OPENINGS_FROM_MAX))
+
+
+_openings = count_openings()
 
 
 def serving(transport: Transport, station: Station) -> Transport:

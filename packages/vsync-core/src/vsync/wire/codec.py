@@ -13,6 +13,7 @@ from vsync.wire.data import (
     PART_OVERHEAD_BYTES,
     PARTS_MAX,
     Data,
+    Own,
     Packets,
     Part,
     Recovered,
@@ -20,6 +21,9 @@ from vsync.wire.data import (
 from vsync.wire.header import IN_PARTS, FrameType, Header, Sealer, unseal
 from vsync.wire.terms import Terms
 from vsync.wire.token import Token
+
+LARGE_PIECE_BYTES: Final = 4096
+"""A last piece of so many bytes goes into the packets without being copied before."""
 
 Frame: TypeAlias = Token | Data | Beacon | Join | Commit | Wake | Recovered | Terms
 
@@ -95,16 +99,28 @@ class Codec:
         counter: int,
         flags: int,
         pieces: Sequence[bytes | memoryview],
+        lengths: tuple[int, ...] | None = None,
+        own: Own | None = None,
     ) -> Data:
-        """A data frame of this node, with its packets."""
-        lengths = tuple(map(len, pieces))
+        """A data frame of this node, with its packets.
+
+        *lengths* are those of the messages and pieces of messages in it; without them, each of
+        *pieces* is one. With *own*, the messages that end in it are not read out of it.
+        """
+        if lengths is None:
+            lengths = tuple(map(len, pieces))
         head = data.data_head(index, counter, flags, lengths)
-        buffer: bytes | memoryview
-        if len(pieces) == 1:
-            begin, buffer, first_byte = head, pieces[0], 0
+        buffer = b""
+        first_byte = 0
+        rest: bytes | memoryview = b""
+        if own is None:
+            buffer, first_byte = b"".join((head, *pieces)), len(head)
+            begin = buffer
+        elif len(pieces[-1]) >= LARGE_PIECE_BYTES:
+            begin, rest = b"".join((head, *pieces[:-1])), pieces[-1]
         else:
-            begin, buffer, first_byte = b"", b"".join((head, *pieces)), len(head)
-        packets = self._cut(FrameType.DATA, ring, seq, begin, buffer)
+            begin = b"".join((head, *pieces))
+        packets = self._cut(FrameType.DATA, ring, seq, begin, rest)
         return Data(
             self._node,
             self._life,
@@ -117,6 +133,7 @@ class Codec:
             buffer,
             first_byte,
             packets,
+            own,
         )
 
     def recovered(self, ring: RingId, seq: int, inner: Data) -> Recovered:

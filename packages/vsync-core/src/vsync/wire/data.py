@@ -29,6 +29,7 @@ from construct import (
 )
 
 from vsync.checksum import crc32
+from vsync.copying import content_of, packets_of
 from vsync.errors import MalformedPacket
 from vsync.train import Train
 from vsync.vocabulary import (
@@ -144,6 +145,10 @@ _FLAGS: Final = tuple(map(_read_flags, range(256)))
 
 Packets: TypeAlias = Sequence[bytes | memoryview]
 
+Own: TypeAlias = Sequence[tuple[bytes, Sequence[bytes]]]
+"""Of a frame that this node made: the messages that end in it, in their order, by the head that
+they have in common. They need not be read out of the frame again, nor copied for that."""
+
 
 class Part(NamedTuple):
     """One of several parts of a frame, or all of them."""
@@ -180,6 +185,7 @@ class Data:
         "lane",
         "lengths",
         "life",
+        "own",
         "packets",
         "ring",
         "sender",
@@ -200,6 +206,7 @@ class Data:
         buffer: bytes | memoryview,
         first_byte: int,
         packets: Packets,
+        own: Own | None = None,
     ) -> None:
         self.sender = sender
         self.life = life
@@ -212,10 +219,13 @@ class Data:
         self.buffer = buffer
         self.first_byte = first_byte
         self.packets = packets
+        self.own = own
 
     @property
     def content(self) -> bytes:
         """What the packets carry together."""
+        if self.own is not None:
+            return _content(self.packets)
         flags = flags_of(
             self.guarantee, self.lane, continues=self.continues, unfinished=self.unfinished
         )
@@ -279,7 +289,7 @@ def cut(
 ) -> Packets:
     """The packets that carry a frame's content, each of up to *packet_bytes_max*.
 
-    The content is *begin* and *rest*.
+    The content is *begin* and *rest*; *rest* is not copied but into the packets.
     """
     size = packet_bytes_max - PART_OVERHEAD_BYTES
     checked = sealer.checked + _PLACE.pack(ring[0], ring[1], seq)
@@ -288,17 +298,8 @@ def cut(
     length = len(begin) + len(rest)
     if length <= size:
         return [b"".join((head, b"\0\1", begin, rest))]
-    if len(begin) > size:
-        begin, rest = b"", b"".join((begin, rest))
-    view = memoryview(rest)
-    heads = [head + number for number in _NUMBERS[-(-length // size)]]
-    heads[0] += begin
-    first = size - len(begin)
-    pieces: list[bytes | memoryview] = [b""] * (2 * len(heads))
-    pieces[::2] = heads
-    pieces[1] = view[:first]
-    pieces[3::2] = [view[start : start + size] for start in range(first, len(rest), size)]
-    return Train(b"".join(pieces), packet_bytes_max)
+    numbers = _NUMBERS[-(-length // size)]
+    return Train(packets_of(head, numbers, begin, rest, size), packet_bytes_max)
 
 
 def read_part(packet: bytes | memoryview, network: int, known: RingId) -> Part | None:
@@ -409,10 +410,7 @@ def parse_frame(part: Part, packets: Packets) -> Data | Recovered:
 
 def _content(packets: Packets) -> bytes:
     if type(packets) is Train:
-        view, size = packets.view, packets.packet_bytes
-        return b"".join(
-            [view[at + PART_OVERHEAD_BYTES : at + size] for at in range(0, len(view), size)]
-        )
+        return content_of(packets.buffer, packets.packet_bytes, PART_OVERHEAD_BYTES)
     return b"".join([packet[PART_OVERHEAD_BYTES:] for packet in packets])
 
 

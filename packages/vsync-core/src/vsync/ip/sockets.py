@@ -1,4 +1,4 @@
-"""Socket options: binding, joining, the interface to send through, TTL, DSCP, buffers.
+"""UDP sockets and their options: binding, joining, where to send through, TTL, DSCP, buffers.
 
 Everything here is Linux's; constants that the standard library lacks name their header.
 """
@@ -11,7 +11,7 @@ import struct
 from typing import Final
 
 from vsync.errors import TransportFailed
-from vsync_transport_udp.interfaces import InterfaceAddress
+from vsync.ip.interfaces import InterfaceAddress
 
 _IP_MULTICAST_ALL: Final = 49  # linux/in.h
 _IPV6_MULTICAST_ALL: Final = 29  # linux/in6.h
@@ -49,8 +49,10 @@ def open_unicast(
     return opened
 
 
-def open_multicast(local: InterfaceAddress, group: str, port: int) -> socket.socket:
-    """The socket that hears the group on the interface of *local*. Raises TransportFailed."""
+def open_multicast(
+    local: InterfaceAddress, group: str, port: int, *, setting: str, advice: str, section: str
+) -> socket.socket:
+    """The socket that hears the group on the interface of *local*; as ``open_unicast``."""
     opened = _socket(local)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -70,9 +72,9 @@ def open_multicast(local: InterfaceAddress, group: str, port: int) -> socket.soc
             error,
             address=group,
             port=port,
-            setting="port",
-            advice="stop that program, or choose another port in [transport.udp] on every node",
-            section="transport.udp",
+            setting=setting,
+            advice=advice,
+            section=section,
         ) from error
     return opened
 

@@ -18,12 +18,13 @@ from ipaddress import (
     IPv6Address,
     IPv6Interface,
     IPv6Network,
+    ip_address,
     ip_interface,
+    ip_network,
 )
-from typing import Final
+from typing import Final, TypeAlias
 
 from vsync.errors import TransportFailed
-from vsync_transport_udp.settings import Bind, parse_bind
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_addr.h
 _NETLINK_ROUTE: Final = 0
@@ -36,15 +37,24 @@ _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
 _IFA_F_UNUSABLE: Final = 0x08 | 0x40  # IFA_F_DADFAILED, IFA_F_TENTATIVE
 
+INTERFACE_NAME_MAX: Final = 15  # IFNAMSIZ - 1, linux/if.h
+
 _ANSWER_S: Final = 1.0  # the kernel answers at once; this is for the day it does not
 
 _SIOCGIFMTU: Final = 0x8921  # linux/sockios.h
 _SIOCGIFFLAGS: Final = 0x8913
-_IFF_LOOPBACK: Final = 0x8  # linux/if.h
+_IFF_UP: Final = 0x1  # linux/if.h
+_IFF_LOOPBACK: Final = 0x8
+_IFF_RUNNING: Final = 0x40
+_CHANGES: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ADDRESS: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface index
 _ATTRIBUTE: Final = struct.Struct("=HH")  # length, type
+
+
+Bind: TypeAlias = IPv4Address | IPv6Address | IPv4Network | IPv6Network | str
+"""What ``bind`` means: an address, a network, or (``str``) the name of an interface."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +97,66 @@ def mtu_bytes(name: str) -> int:
 
 def is_loopback(name: str) -> bool:
     """Whether the interface reaches only this machine. Raises OSError if it is not there."""
-    return bool(struct.unpack_from("=H", _ask(name, _SIOCGIFFLAGS), 16)[0] & _IFF_LOOPBACK)
+    return bool(_flags(name) & _IFF_LOOPBACK)
+
+
+def carries(name: str) -> bool:
+    """Whether the interface is up and has a carrier. Raises OSError if it is not there."""
+    return _flags(name) & (_IFF_UP | _IFF_RUNNING) == _IFF_UP | _IFF_RUNNING
+
+
+def watch() -> socket.socket:
+    """A socket that becomes readable when an interface or an address changes; see ``changed``."""
+    watching = socket.socket(
+        socket.AF_NETLINK,
+        socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+        _NETLINK_ROUTE,
+    )
+    try:
+        watching.bind((0, _CHANGES))
+    except OSError:
+        watching.close()
+        raise
+    return watching
+
+
+def changed(watching: socket.socket) -> bool:
+    """Whether something changed since the last call. What it was is to be looked up."""
+    found = False
+    while True:
+        try:
+            watching.recv(1 << 16)
+        except BlockingIOError:
+            return found
+        except OSError:
+            return True  # so much that the kernel lost some of it (ENOBUFS)
+        found = True
+
+
+def parse_bind(text: str) -> Bind:
+    """Read *text* as an address, a network or the name of an interface, in this order.
+
+    An address within a network, as in ``192.0.2.7/24``, stands for the network. Raises ValueError
+    if it can be none of them.
+    """
+    try:
+        return ip_address(text)
+    except ValueError:
+        pass
+    name, slash, _ = text.partition("/")
+    if slash:
+        try:
+            return ip_network(text, strict=False)
+        except ValueError:
+            raise ValueError(
+                f'bind "{text}" is no network; one looks like "192.0.2.0/24" or "2001:db8::/64"'
+            ) from None
+    if not 0 < len(name) <= INTERFACE_NAME_MAX or name.split() != [name]:
+        raise ValueError(
+            f'bind "{text}" is no address, no network and no name of an interface; examples are '
+            '"192.0.2.7", "192.0.2.0/24" and "eth0"'
+        )
+    return name
 
 
 def resolve_bind(text: str, version: int, *, asked_for_by: str = "group") -> InterfaceAddress:
@@ -165,6 +234,10 @@ def _matching(bind: Bind, known: list[InterfaceAddress]) -> list[InterfaceAddres
 
 def _listing(addresses: list[InterfaceAddress]) -> str:
     return ", ".join(f"{known.address} ({known.name})" for known in addresses) or "none"
+
+
+def _flags(name: str) -> int:
+    return int(struct.unpack_from("=H", _ask(name, _SIOCGIFFLAGS), 16)[0])
 
 
 def _ask(name: str, request: int) -> bytes:

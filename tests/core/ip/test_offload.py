@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vsync.ip.offload import joined, segment_bytes_of
 from vsync.transport import Train
-from vsync_transport_udp.offload import joined, segment_bytes_of
 
 packet_lists = st.lists(st.sampled_from([0, 1, 3, 3, 3, 7, 7, 20]), max_size=60).map(
     lambda sizes: [bytes([number % 256]) * size for number, size in enumerate(sizes)]
