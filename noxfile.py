@@ -29,6 +29,8 @@ ASK_WHETHER_COMPILED = "import vsync.speedups as s; exit(s.in_use != s.COMPILED 
 PYTHONS = ["3.11", "3.12", "3.13"]
 TEST_WORKERS_MAX = 4
 CI = os.environ.get("CI") == "true"
+ANYWHERE = "not network and not infiniband"
+"""The tests that need neither root nor tools of the system."""
 
 
 @nox.session(venv_backend="none")
@@ -59,9 +61,10 @@ def tests(session: nox.Session) -> None:
     rings in namespaces come after them, one by one: what they see depends on who gets a processor.
     """
     workers = ("-n", str(min(TEST_WORKERS_MAX, os.cpu_count() or 1)), "--dist", "loadfile")
-    run_tool(session, "pytest", "-m", "not network", *workers, *session.posargs)
+    run_tool(session, "pytest", "-m", ANYWHERE, *workers, *session.posargs)
     if CI:
         run_tool(session, "pytest", "-m", "network", *session.posargs)
+        run_tool(session, "pytest", "-m", "infiniband", *session.posargs)
 
 
 @nox.session(venv_backend="none")
@@ -77,13 +80,22 @@ def speedups(session: nox.Session) -> None:
 @nox.session(venv_backend="none", default=False)
 def compiled(session: nox.Session) -> None:
     """Run all tests but those on network namespaces over the compiled modules; needs gcc."""
-    run_compiled(session, "-m", "not network", *session.posargs)
+    run_compiled(session, "-m", ANYWHERE, *session.posargs)
 
 
 @nox.session(venv_backend="none", default=False)
 def network(session: nox.Session) -> None:
     """Run the tests on network namespaces; they need root, iproute2 and nftables."""
     run_tool(session, "pytest", "-m", "network", "-rs", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
+def infiniband(session: nox.Session) -> None:
+    """Run the tests on InfiniBand verbs, in a virtual machine that has Soft-RoCE.
+
+    They need root and some of Debian's packages; a test that is skipped says which.
+    """
+    run_tool(session, "pytest", "-m", "infiniband", "-rs", *session.posargs)
 
 
 @nox.session(venv_backend="none", default=False)
@@ -157,7 +169,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(venv_backend="none", default=False)
 def coverage(session: nox.Session) -> None:
     """Run the tests and list the lines and branches that none of them reached."""
-    run_tool(session, "coverage", "run", "-m", "pytest", "-m", "not network", *session.posargs)
+    run_tool(session, "coverage", "run", "-m", "pytest", "-m", ANYWHERE, *session.posargs)
     run_tool(session, "coverage", "report")
 
 
@@ -165,7 +177,7 @@ def coverage(session: nox.Session) -> None:
 def pythons(session: nox.Session) -> None:
     """Run the tests with each supported Python that this machine has."""
     session.install("-r", "requirements-test.txt")
-    session.run("python", "-m", "pytest", "-m", "not network", *session.posargs)
+    session.run("python", "-m", "pytest", "-m", ANYWHERE, *session.posargs)
 
 
 @nox.session(default=False)
@@ -174,7 +186,7 @@ def lowest(session: nox.Session) -> None:
     constraints = Path(session.create_tmp()) / "lowest.txt"
     constraints.write_text("".join(f"{line}\n" for line in lowest_dependencies()))
     session.install("-r", "requirements-test.txt", "-c", str(constraints))
-    session.run("python", "-m", "pytest", "-m", "not network", *session.posargs)
+    session.run("python", "-m", "pytest", "-m", ANYWHERE, *session.posargs)
 
 
 @nox.session(default=False)

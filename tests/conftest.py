@@ -1,5 +1,8 @@
-"""What every test has: both event loops, an environment without our variables, the network mark."""
+"""What every test has: both event loops, an environment without our variables, marks that ask for
+what a machine may lack.
+"""
 
+import ctypes.util
 import functools
 import os
 import shutil
@@ -32,15 +35,19 @@ def no_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that needs the network where there is none to use; in CI that is a failure."""
-    if item.get_closest_marker("network") is None:
-        return
-    lacking = what_the_network_lacks()
-    if lacking is None:
-        return
-    if CI:
-        pytest.fail(f"CI must run the tests on network namespaces, but {lacking}", pytrace=False)
-    pytest.skip(f"needs network namespaces, but {lacking}")
+    """Skip a test that needs what this machine lacks; in CI that is a failure."""
+    for mark, lacks, what in (
+        ("network", what_the_network_lacks, "network namespaces"),
+        ("infiniband", what_a_guest_lacks, "a guest with Soft-RoCE"),
+    ):
+        if item.get_closest_marker(mark) is None:
+            continue
+        lacking = lacks()
+        if lacking is None:
+            continue
+        if CI:
+            pytest.fail(f"CI must run the tests that need {what}, but {lacking}", pytrace=False)
+        pytest.skip(f"needs {what}, but {lacking}")
 
 
 @functools.cache
@@ -59,6 +66,30 @@ def what_the_network_lacks() -> str | None:
     )
     if tried.returncode != 0:
         return f"the kernel refused one: {tried.stderr.strip()}"
+    return None
+
+
+GUEST_TOOLS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "busybox": "busybox-static",
+    "depmod": "kmod",
+    "rdma": "iproute2",
+}
+GUEST_LIBRARIES = {"ibverbs": "libibverbs1 and ibverbs-providers", "rdmacm": "librdmacm1"}
+
+
+@functools.cache
+def what_a_guest_lacks() -> str | None:
+    """Say why no guest can be started here, in half a sentence; else ``None``."""
+    lacking = what_the_network_lacks()
+    if lacking is not None:
+        return lacking
+    for tool, package in GUEST_TOOLS.items():
+        if shutil.which(tool) is None:
+            return f"`{tool}` is not installed; on Debian it comes with {package}."
+    for library, package in GUEST_LIBRARIES.items():
+        if ctypes.util.find_library(library) is None:
+            return f"lib{library} is not installed; on Debian it comes with {package}."
     return None
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from tests.cli.command import environment, status_of
 from tests.network.following import Following
@@ -28,6 +28,22 @@ QUIET_S = 0.7
 """So long must nothing happen before a run counts as settled: longer than any of our timers."""
 
 ROOT = Path(__file__).parents[2]
+
+
+class Process(Protocol):
+    """A process that was started, as ``subprocess.Popen`` has it."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, once it has ended."""
+
+    def send_signal(self, sig: int) -> None: ...
+
+    def kill(self) -> None: ...
 
 
 class Node:
@@ -48,22 +64,23 @@ class Node:
         self._errors = directory / f"{number}.err"
         self._told_before = 0
         """Bytes of standard output that are of former lives."""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     def start(self, *, trace: bool = True) -> None:
         """Start a life of the process; it appends to the trace of the former ones."""
         assert not self.running, f"node {self.number} runs already"
-        housing = ("ip", "netns", "exec", self.host.name) if self.host else ()
         tracing = ("--trace", str(self.trace)) if trace else ()
-        self._told_before = self._output.stat().st_size if self._output.exists() else 0
+        self._process = self.spawn(
+            *("run", "-c", str(self.settings), *tracing, "--socket", str(self.socket))
+        )
+
+    def spawn(self, *arguments: str) -> Process:
+        """Run ``vsync`` with these arguments where the node is at home."""
+        housing = ("ip", "netns", "exec", self.host.name) if self.host else ()
         with self._output.open("ab") as output, self._errors.open("ab") as errors:
             # `ip netns exec` becomes the command, so the process is the node itself.
-            self._process = subprocess.Popen(
-                [
-                    *housing,
-                    *(sys.executable, "-m", "vsync_cli", "run", "-c", str(self.settings)),
-                    *(*tracing, "--socket", str(self.socket)),
-                ],
+            return subprocess.Popen(
+                [*housing, sys.executable, "-m", "vsync_cli", *arguments],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -82,7 +99,7 @@ class Node:
         return self.running and self._output.stat().st_size > self._told_before
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Process:
         assert self._process is not None, f"node {self.number} was never started"
         return self._process
 
@@ -141,26 +158,36 @@ class Node:
 
 
 class Load:
-    """One process that sends messages of all kinds through the nodes' sockets until it ends."""
+    """One process that sends messages of all kinds through the nodes' sockets until it ends.
 
-    def __init__(self, directory: Path, nodes: Sequence[Node], *arguments: str) -> None:
-        self._report = directory / f"load-{time.monotonic_ns()}.json"
-        self._process = subprocess.Popen(
+    *hang_up* closes its standard input, which ends it.
+    """
+
+    def __init__(self, process: Process, hang_up: Callable[[], object], report: Path) -> None:
+        self._process = process
+        self._hang_up = hang_up
+        self._report = report
+
+    @classmethod
+    def start(cls, directory: Path, nodes: Sequence[Node], *arguments: str) -> Self:
+        """Start it on this machine."""
+        report = load_report(directory)
+        process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "tests.network.load"),
-                *("--report", str(self._report), *arguments),
+                *(sys.executable, "-m", "tests.network.load", "--report", str(report), *arguments),
                 *(str(node.socket) for node in nodes),
             ],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             env=environment(),
         )
+        assert process.stdin is not None
+        return cls(process, process.stdin.close, report)
 
     def stop(self) -> dict[str, Any]:
         """End it, and give what it says of itself: ``accepted`` are the messages by their ids."""
         assert self.running, "the load ended by itself; it says why above"
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._hang_up()
         assert self._process.wait(PATIENCE_S) == 0
         found: dict[str, Any] = json.loads(self._report.read_text())
         return found
@@ -173,8 +200,12 @@ class Load:
         if self.running:
             self._process.kill()
         self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        self._hang_up()
+
+
+def load_report(directory: Path) -> Path:
+    """Where a load may write what became of it."""
+    return directory / f"load-{time.monotonic_ns()}.json"
 
 
 class Ring:
@@ -259,10 +290,13 @@ class Ring:
 
     def load(self, *arguments: str, nodes: Sequence[Node] = ()) -> Load:
         """Send through *nodes*, or all, until it is stopped; see ``tests/network/load.py``."""
-        load = Load(self._directory, nodes or self.nodes, *arguments)
+        load = self._start_load(nodes or self.nodes, *arguments)
         self._loads.append(load)
         self._stack.callback(load.close)
         return load
+
+    def _start_load(self, nodes: Sequence[Node], *arguments: str) -> Load:
+        return Load.start(self._directory, nodes, *arguments)
 
     def unplug(self, *numbers: int) -> int:
         """Take the cables of these hosts out of the bridge; gives the time."""

@@ -43,8 +43,8 @@ def provider(name: str) -> Provider:
         module: Any = import_module(PROVIDERS[name])
     except ImportError as error:
         raise TransportFailed(
-            f"the provider {name} of the transport ib cannot be used: {error}; install rdma-core "
-            'and pyverbs (Debian: python3-pyverbs), or set provider = "soft" in [transport.ib]'
+            f"the provider {name} of the transport ib cannot be used: {error}; set provider in "
+            "[transport.ib] to another"
         ) from error
     found: Provider = module
     return found

@@ -1,0 +1,87 @@
+"""Address handles: what a device wants to have made of each peer before anything is sent to it.
+
+With RoCE the making looks up the peer's hardware address. If it is not known it is asked for (ARP),
+and whoever asks for a peer that is gone waits for seconds. The ring may not wait: so handles are
+made on threads of their own, each waited for once, a moment.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+from vsync_transport_ib.rdma_core import Pointer
+from vsync_transport_ib.verbs import Peer
+
+HANDLES_MAX: Final = 512
+PATIENCE_S: Final = 0.005
+"""A neighbour that is there answers in less; and a token may be late by that much."""
+
+THREADS_MAX: Final = 4
+
+
+class AddressHandles:
+    """The handles of the peers that were sent to last; bounded, and made when asked for.
+
+    ``create`` gives a handle or None; with *slow* it may block.
+    """
+
+    def __init__(
+        self,
+        create: Callable[[Peer], Pointer | None],
+        destroy: Callable[[Pointer], object],
+        *,
+        slow: bool,
+    ) -> None:
+        self._create = create
+        self._destroy = destroy
+        self._threads = ThreadPoolExecutor(THREADS_MAX, "vsync-handles") if slow else None
+        self._made: OrderedDict[Peer, Pointer] = OrderedDict()
+        self._coming: dict[Peer, Future[Pointer | None]] = {}
+
+    def find(self, peer: Peer) -> Pointer | None:
+        """The handle of *peer*; None if there is none, or not yet."""
+        handle = self._made.get(peer)
+        if handle is not None:
+            self._made.move_to_end(peer)
+            return handle
+        handle = self._create(peer) if self._threads is None else self._wait_for(peer)
+        if handle is not None:
+            self._made[peer] = handle
+            if len(self._made) > HANDLES_MAX:
+                self._destroy(self._made.popitem(last=False)[1])
+        return handle
+
+    def _wait_for(self, peer: Peer) -> Pointer | None:
+        assert self._threads is not None
+        coming = self._coming.get(peer)
+        patience = 0.0
+        if coming is None:
+            self._forget_done()
+            if len(self._coming) >= HANDLES_MAX:
+                return None
+            coming = self._coming[peer] = self._threads.submit(self._create, peer)
+            patience = PATIENCE_S
+        try:
+            handle = coming.result(patience)
+        except TimeoutError:
+            return None
+        del self._coming[peer]
+        return handle
+
+    def _forget_done(self) -> None:
+        """Drop what was made for peers that nothing was sent to since."""
+        for peer in [peer for peer, coming in self._coming.items() if coming.done()]:
+            handle = self._coming.pop(peer).result()
+            if handle is not None:
+                self._destroy(handle)
+
+    def close(self) -> None:
+        """Destroy all handles; waits for those that are being made."""
+        if self._threads is not None:
+            self._threads.shutdown(cancel_futures=True)
+        late = (each.result() for each in self._coming.values() if not each.cancelled())
+        for handle in [*self._made.values(), *filter(None, late)]:
+            self._destroy(handle)
+        self._made.clear()
+        self._coming.clear()
