@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 from vsync.daemon import frames, protocol
 from vsync.daemon.frames import EventFrames
 from vsync.daemon.protocol import CAUSES, DECLARATIONS, ERRORS, FrameReader, Type
-from vsync.errors import DaemonError, MessageTooLarge, Undelivered, VsyncError
+from vsync.errors import DaemonError, MessageTooLarge, PluginNotFound, Undelivered, VsyncError
 from vsync.events import ConfigurationChanged, Delivery, Envelope, Event, GroupChanged, Move
 from vsync.vocabulary import (
     Cause,

@@ -11,6 +11,7 @@ from vsync.errors import VsyncError
 from vsync_cli.commands.bench import bench
 from vsync_cli.commands.check import check
 from vsync_cli.commands.demo import demo
+from vsync_cli.commands.dissect import dissect_command
 from vsync_cli.commands.doctor import doctor
 from vsync_cli.commands.init import init
 from vsync_cli.commands.key import key
@@ -109,6 +110,6 @@ def main() -> None:
 
 for _command in (
     *(run, demo, init, check, send, watch, status, links, doctor, reload, keygen, key),
-    *(bench, latency, plugin, plugins, simulate, trace),
+    *(bench, latency, plugin, plugins, simulate, trace, dissect_command),
 ):
     main.add_command(_command)

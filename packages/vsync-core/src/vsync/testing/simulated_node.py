@@ -14,6 +14,7 @@ import anyio.lowlevel
 from pydantic import BaseModel
 
 from vsync.api.keeper import Keeper
+from vsync.api.news import News
 from vsync.api.node import (
     SEND_QUEUE_BYTES,
     SERVICE_QUEUE_BYTES,
@@ -184,7 +185,7 @@ class SimulatedNode(Node):
         self.settings = settings
         self.settings_file = None
         self._written = settings.ring
-        self._news = anyio.Event()
+        self._news = News()
         self._sessions = []
         self._keys = None
         self._session_numbers = 0

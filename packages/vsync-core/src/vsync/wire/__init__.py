@@ -28,14 +28,17 @@ from vsync.wire.group import (
 from vsync.wire.header import IN_PARTS, PROTOCOL_VERSION, FrameType, network_of
 from vsync.wire.rekey import KeyNews
 from vsync.wire.terms import ChangeTerms, Mark, Terms
-from vsync.wire.token import REQUESTS_MAX, Token
+from vsync.wire.token import CLOSING, MOVING, REQUESTS_MAX, RESTING, Token
 
 __all__ = [
+    "CLOSING",
     "CONTROL_LANE",
     "HEAD_BYTES_MAX",
     "IN_PARTS",
+    "MOVING",
     "PROTOCOL_VERSION",
     "REQUESTS_MAX",
+    "RESTING",
     "Announce",
     "Beacon",
     "ChangeTerms",
