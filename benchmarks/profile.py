@@ -52,7 +52,7 @@ LAYERS: Final[dict[str, Sequence[tuple[type, str]]]] = {
     "token: visit": [(Engine, "_visit"), (Engine, "handle_timeout")],
     "messages: accept": [(Driver, "_take_commands"), (Packer, "submit")],
     "frames: pack and build": [(Packer, "take"), (Codec, "data")],
-    "messages: order and read": [(Log, "deliver"), (Engine, "take_events")],
+    "messages: order and read": [(Log, "deliver"), (Engine, "take_runs")],
     "messages: hand over": [(Driver, "_hand_over")],
     SOCKET_SEND: [(TransportUDP, "send")],
 }

@@ -87,7 +87,7 @@ MUTATIONS = (
     Mutation(
         "a missing frame is never asked for",
         "engine/rotation.py",
-        "        if self._log.aru >= self._seq_passed:",
+        "        if self._log.aru >= self.seq_passed:",
         "        if True:",
     ),
     Mutation(
@@ -179,6 +179,24 @@ MUTATIONS = (
         "engine/ordering.py",
         "            self._resting = False\n            self._release_held(now)",
         "            self._resting = False",
+    ),
+    Mutation(
+        "a rest ends and what it reserved is given out again",
+        "engine/rest.py",
+        "            token.seq += self._members\n",
+        "",
+    ),
+    Mutation(
+        "reserved numbers are not filled when a rest ends",
+        "engine/rest.py",
+        "        return own\n",
+        "        return 0\n",
+    ),
+    Mutation(
+        "all members use the first reserved number",
+        "engine/rest.py",
+        "        return base + 1 + self._place\n",
+        "        return base + 1\n",
     ),
     Mutation(
         "views come before all have announced",

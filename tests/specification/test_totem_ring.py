@@ -12,6 +12,7 @@ import pytest
 
 from tests.specification.wiretap import Wiretap, ring_of, wiretap
 from vsync.engine import State
+from vsync.engine.rest import MEMBERS_MAX
 from vsync.settings import RingSettings
 from vsync.testing.cluster import Cluster, Line
 from vsync.testing.network import Action, Conditions, Rule
@@ -66,13 +67,26 @@ def test_the_token_goes_to_the_next_higher_id_and_from_the_highest_to_the_lowest
 
 
 def test_only_the_holder_of_the_token_sends_new_messages() -> None:
-    cluster = ring_of(3)
+    cluster = ring_of(MEMBERS_MAX + 1)  # nothing is reserved for members of so large a ring
     cluster.network.rules.append(Rule(action=Action.DROP, frame=FrameType.TOKEN, count=10**6))
     cluster.run(0.1)  # the token is nowhere now
     with wiretap(cluster) as tap:
         load(cluster, 5)
         cluster.run(0.05)
     assert not tap.parts()
+
+
+def test_while_the_token_rests_each_member_may_send_one_frame_with_a_number_of_its_own() -> None:
+    cluster = ring_of(3)
+    cluster.network.rules.append(Rule(action=Action.DROP, frame=FrameType.TOKEN, count=10**6))
+    with wiretap(cluster) as tap:
+        for _ in range(5):
+            for node in (2, 3):
+                cluster.submit(node, 1000)
+        cluster.run(0.05)
+    sent = sorted((part.seq, seen.sender) for seen, part in tap.parts())
+    assert [sender for _, sender in sent] == [1, 2, 3]
+    assert len({seq - sender for seq, sender in sent}) == 1  # by their places on the ring
 
 
 def test_a_sequence_number_is_given_to_one_frame_only() -> None:
@@ -227,7 +241,7 @@ def test_without_acceleration_the_token_follows_all_frames_that_it_counts() -> N
     for seen in tap.seen:
         if isinstance(seen.frame, Token):
             counted = seen.frame.seq
-        elif isinstance(seen.frame, Part):
+        elif isinstance(seen.frame, Part) and seen.sender == 1:  # the other fills what is reserved
             assert seen.frame.seq > counted
 
 

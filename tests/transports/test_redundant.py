@@ -1,15 +1,17 @@
 """The transport ``redundant`` keeps the contract, and goes on while a link of it works."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import pytest
 from pydantic import ValidationError
 
+from vsync.errors import TransportFailed
 from vsync.testing.contracts import MakeTransport, TransportContract
-from vsync.transport import Transport
-from vsync.transports.redundant import RedundantSettings, TransportRedundant
+from vsync.transport import EVERYONE, Burst, Packet, Transport
+from vsync.transports.memory import MemorySettings, TransportMemory
+from vsync.transports.redundant import REOPEN_S, RedundantSettings, TransportRedundant
 from vsync.vocabulary import NodeId
 
 numbers = itertools.count(1)
@@ -68,3 +70,33 @@ def test_settings_that_make_no_sense_are_told() -> None:
     assert "no_such_key" in wrong(
         lambda given: given["links"][1].update(settings={"no_such_key": 1})
     )
+
+
+def test_a_link_that_fails_when_receiving_is_left_and_opened_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    number = next(numbers)
+    now = 100.0
+    made = TransportRedundant(
+        settings(f"a{number}", f"b{number}"), node=NodeId(1), clock=lambda: now
+    )
+    made.open()
+    other = TransportMemory(MemorySettings(network=f"a{number}"), node=NodeId(2))
+    other.open()
+
+    def fail(self: TransportMemory) -> Sequence[Packet]:
+        raise TransportFailed("port 1 of rxe0 went down")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TransportMemory, "receive_trains", fail)
+        other.send(Burst(EVERYONE, [b"wakes it"]))
+        made.receive()
+        assert "port 1 of rxe0 went down" in made.status["warnings"][0]
+        assert made.status["links"]["1"]["state"] == "closed"
+    now += REOPEN_S
+    made.send(Burst(EVERYONE, [b"x"]))
+    now += REOPEN_S
+    made.receive()
+    assert made.status["links"]["1"]["state"] != "closed"
+    other.close()
+    made.close()

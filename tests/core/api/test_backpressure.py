@@ -234,6 +234,41 @@ async def test_many_senders_of_a_node_take_turns(tmp_path: Path) -> None:
         assert apart <= 3, apart
 
 
+def be_busy(seconds: float) -> None:
+    """Keep the event loop from going on."""
+    time.sleep(seconds)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio has tasks go on in any order
+async def test_nobody_overtakes_a_task_that_called_send_before(tmp_path: Path) -> None:
+    async with ring_of(tmp_path, 2) as (one, _), one.session() as session:
+        await session.join("a")
+        called: list[bytes] = []
+
+        async def send(number: int) -> None:
+            called.append(payload(number))
+            await session.send(payload(number))
+
+        async def send_twice() -> None:
+            await send(1)
+            await send(2)  # in quick succession: others get their turn first
+
+        async def send_after_a_while() -> None:
+            be_busy(0.01)
+            await send(3)
+
+        with anyio.fail_after(PATIENCE_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(send_twice)
+                tasks.start_soon(send_after_a_while)
+            delivered: list[bytes] = []
+            while len(delivered) < len(called):
+                event = await session.receive()
+                if isinstance(event, Delivery):
+                    delivered.append(event.payload)
+        assert delivered == called
+
+
 async def test_a_large_batch_lets_others_have_their_turn(tmp_path: Path) -> None:
     async with ring_of(tmp_path, 2) as (one, _), one.session() as large, one.session() as small:
         one.send_queue_bytes = 20_000

@@ -247,6 +247,55 @@ def test_packets_go_out_between_many_messages(make: Make) -> None:
     assert max(counts) < MESSAGES_PER_TURN + 100
 
 
+def accepting_thread(driver: Driver) -> str:
+    """In which thread the engine is given a message that is submitted now."""
+    threads: list[str] = []
+    accept = driver._accept
+
+    def noted(submission: Submission, now: float) -> None:
+        threads.append(threading.current_thread().name)
+        accept(submission, now)
+
+    driver._accept = noted  # type: ignore[method-assign]
+    driver.submit(message())
+    until(lambda: bool(threads))
+    driver._accept = accept  # type: ignore[method-assign]
+    return threads[0]
+
+
+def test_a_message_is_taken_in_by_its_own_thread_while_the_rings_waits(make: Make) -> None:
+    driver = make()
+    until(lambda: driver.engine.unstable == 0)
+    until(lambda: accepting_thread(driver) == threading.current_thread().name)
+
+
+def test_a_message_does_not_wait_for_a_turn_of_the_rings_thread(make: Make) -> None:
+    driver = make()
+    go_on = blocked(driver)
+    driver.submit(message())  # else the test would hang here
+    assert driver.engine.unstable == 0
+    go_on.set()
+    until(lambda: driver._unaccepted() == 0)
+
+
+def test_deadlines_that_a_message_brings_are_kept_by_the_rings_thread(make: Make) -> None:
+    driver = make()
+    until(lambda: driver.engine.unstable == 0)
+    for _ in range(20):
+        driver.submit(message(guarantee=Guarantee.SAFE))
+        # The token has gone round since, and no submitter waits for that.
+        until(lambda: driver.engine.unstable == 0)
+
+
+def test_who_submits_is_not_struck_by_what_ends_the_node(make: Make) -> None:
+    driver = make()
+    until(lambda: driver.engine.unstable == 0)
+    driver.engine.take_runs = lambda: 1 // 0  # type: ignore[method-assign,assignment,return-value]
+    driver.submit(message())
+    until(lambda: driver.ended)
+    assert isinstance(driver.failure, ZeroDivisionError)
+
+
 def test_empty_messages_take_room_too(make: Make) -> None:
     driver = make()
     go_on = blocked(driver)

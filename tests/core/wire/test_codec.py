@@ -90,7 +90,7 @@ def test_a_token_comes_back_and_is_as_declared(token: Token) -> None:
             "backlog": token.backlog,
             "blocked_by": token.blocked_by,
             "recovering": int(token.recovering),
-            "resting": int(token.resting),
+            "resting": token.resting,
             "requests": [{"seq": seq, "parts": parts} for seq, parts in token.requests.items()],
         }
     ) == body(packet)

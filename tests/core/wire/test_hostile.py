@@ -109,7 +109,7 @@ def agree(kind: int, body: bytes) -> None:
         for name in ("token_seq", "seq", "aru", "aru_owner", "sent", "backlog", "blocked_by"):
             assert raw[name] == getattr(frame, name)
         assert bool(raw.recovering) is frame.recovering
-        assert bool(raw.resting) is frame.resting
+        assert raw.resting == frame.resting
         assert {request.seq: request.parts for request in raw.requests} == frame.requests
         assert TOKEN.build(raw) == body
     elif isinstance(frame, Part):

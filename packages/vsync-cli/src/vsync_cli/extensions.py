@@ -48,6 +48,28 @@ def added_commands(taken: Iterable[str]) -> dict[str, click.Command]:
     return commands
 
 
+def hosts_of(hook: str) -> list[Any]:
+    """One caller of *hook* for each plugin that has it. Those that fail to load are left out.
+
+    ``vsync plugins`` says what is wrong with them.
+    """
+    hosts = []
+    for entry in {entry.value: entry for entry in entry_points(group=PROJECT)}.values():
+        restriction = os.environ.get(RESTRICTION)
+        if restriction is not None and entry.name not in map(str.strip, restriction.split(",")):
+            continue
+        try:
+            plugin = entry.load()
+        except Exception:  # whatever a stranger's module does when it is imported
+            continue
+        if hasattr(plugin, hook):
+            manager = pluggy.PluginManager(PROJECT)
+            manager.add_hookspecs(hookspecs)
+            manager.register(plugin, name=entry.name)
+            hosts.append(manager.hook)
+    return hosts
+
+
 def _offered(plugin: Any, name: str) -> list[Any]:
     if not hasattr(plugin, _HOOK):
         return []

@@ -11,6 +11,7 @@ from vsync.errors import VsyncError
 from vsync_cli.commands.bench import bench
 from vsync_cli.commands.check import check
 from vsync_cli.commands.demo import demo
+from vsync_cli.commands.dissect import dissect_command
 from vsync_cli.commands.doctor import doctor
 from vsync_cli.commands.init import init
 from vsync_cli.commands.keygen import keygen
@@ -107,6 +108,6 @@ def main() -> None:
 
 for _command in (
     *(run, demo, init, check, send, watch, status, links, doctor, keygen, bench, latency),
-    *(plugin, plugins, simulate, trace),
+    *(plugin, plugins, simulate, trace, dissect_command),
 ):
     main.add_command(_command)

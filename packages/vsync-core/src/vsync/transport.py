@@ -5,7 +5,7 @@ synchronous and never blocks: the ring's thread waits on its file descriptors, t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from pydantic import BaseModel
@@ -75,7 +75,7 @@ class Station(NamedTuple):
 
 
 class Transport(ABC):
-    """One node's way to the others. Opened once, closed once, used by one thread.
+    """One node's way to the others. Opened once, closed once, used by one thread at a time.
 
     A transport is made with its own settings (an instance of ``SETTINGS``), which no I/O may
     precede; ``open`` acquires what it needs.
@@ -127,6 +127,14 @@ class Transport(ABC):
     def receive_trains(self) -> Sequence[Packet | Arrival]:
         """As ``receive``; packets that came in one piece may stay in it. The ring calls this."""
         return self.receive()
+
+    def receive_readable(self, readable: Collection[int]) -> Sequence[Packet | Arrival]:
+        """As ``receive_trains``, when those of ``descriptors`` have just become readable.
+
+        A transport may leave out the others. The ring calls it first after each wait.
+        """
+        del readable
+        return self.receive_trains()
 
     @property
     def composed(self) -> bool:

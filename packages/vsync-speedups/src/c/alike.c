@@ -7,9 +7,25 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <limits.h>
 #include <string.h>
 
 static PyTypeObject *delivery_type;
+
+/* The number of the message that is so many after one; beyond 64 bits it is nonsense, and no error. */
+static PyObject *number(PyObject *first, unsigned long long counter, Py_ssize_t at)
+{
+    PyObject *distance, *sum;
+
+    if (counter <= ULLONG_MAX - (unsigned long long)at)
+        return PyLong_FromUnsignedLongLong(counter + (unsigned long long)at);
+    distance = PyLong_FromSsize_t(at);
+    if (distance == NULL)
+        return NULL;
+    sum = PyNumber_Add(first, distance);
+    Py_DECREF(distance);
+    return sum;
+}
 
 /* A new delivery; takes over the references to counter and payload, also when it fails. */
 static PyObject *new_delivery(PyObject *envelope, PyObject *counter, PyObject *payload)
@@ -51,7 +67,7 @@ static PyObject *numbered(PyObject *self, PyObject *const *args, Py_ssize_t narg
     for (at = 0; deliveries != NULL && at < count; at++) {
         PyObject *payload = Py_NewRef(PySequence_Fast_GET_ITEM(payloads, at));
         PyObject *delivery =
-            new_delivery(args[0], PyLong_FromUnsignedLongLong(counter + at), payload);
+            new_delivery(args[0], number(args[1], counter, at), payload);
         if (delivery == NULL)
             Py_CLEAR(deliveries);
         else
@@ -108,7 +124,7 @@ static PyObject *read_alike(PyObject *self, PyObject *const *args, Py_ssize_t na
             break;
         }
         delivery = new_delivery(
-            args[0], PyLong_FromUnsignedLongLong(counter + at),
+            args[0], number(args[1], counter, at),
             PyBytes_FromStringAndSize(message + head_bytes, length - head_bytes));
         if (delivery == NULL)
             Py_CLEAR(deliveries);

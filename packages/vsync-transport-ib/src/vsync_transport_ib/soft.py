@@ -273,7 +273,7 @@ class SoftVerbs:
                 self._errors["receive_" + errno.errorcode.get(error.errno or 0, "unknown")] += 1
                 break
             segment_bytes = offload.segment_bytes_of(ancillary) or len(data)
-            if source == own:
+            if source == own and receiver is self._multicast:
                 self._counters["packets_own"] += 1
             elif flags & socket.MSG_TRUNC or not data:
                 self._receiver.dropped["short"] += 1

@@ -280,7 +280,10 @@ class TransportIB(Transport):
             "group": self._settings.group,
             **facts,
             "packet_bytes_max": self._packet_bytes_max,
-            "receive_buffer_bytes": {"given": self._receive_buffer_bytes},
+            "receive_buffer_bytes": {
+                "asked": self._endpoint.receive_buffer_bytes if self._endpoint else 0,
+                "given": self._receive_buffer_bytes,
+            },
             "counters": dict(sorted(counters.items())),
             "warnings": warnings,
         }

@@ -8,7 +8,7 @@ dropped. The other socket is bound to the group and only receives.
 
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Final
 
@@ -126,6 +126,20 @@ class TransportUDP(Transport):
         batch: list[Packet | Arrival] = []
         self._datagrams.drain(self._unicast, alone)
         self._datagrams.drain(self._multicast, batch)
+        batch += alone
+        return batch
+
+    def receive_readable(self, readable: Collection[int]) -> Sequence[Packet | Arrival]:
+        """The same, from the sockets that are *readable*: to ask in vain is as dear as to get."""
+        unicast, multicast = self._unicast, self._multicast
+        if unicast is None or multicast is None:
+            return ()
+        alone: list[Packet | Arrival] = []
+        batch: list[Packet | Arrival] = []
+        if unicast.fileno() in readable:
+            self._datagrams.drain(unicast, alone)
+        if multicast.fileno() in readable:
+            self._datagrams.drain(multicast, batch)
         batch += alone
         return batch
 

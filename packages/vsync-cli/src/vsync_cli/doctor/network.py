@@ -14,9 +14,10 @@ from vsync.settings import NodeSettings, RingSettings
 from vsync.transport import Address, Transport
 from vsync.transports.redundant import RedundantSettings, TransportRedundant, numbered
 from vsync.vocabulary import NodeId
-from vsync_cli.doctor.findings import Finding, fine, problem, warning
+from vsync_cli.doctor.findings import Finding, Level, fine, problem, warning
 from vsync_cli.doctor.host import facts_of
 from vsync_cli.doctor.probe import INTERVAL_S, Peer, Prober
+from vsync_cli.extensions import hosts_of
 
 LOSS_WARNING: Final = 0.005
 LOSS_PROBLEM: Final = 0.05
@@ -67,6 +68,10 @@ def probe(
     findings: list[Finding] = []
     opened: list[Opened] = []
     for network in networks_of(settings):
+        findings += [
+            each._replace(about=network.name + each.about)
+            for each in examined(network.kind.SCHEME, network.settings)
+        ]
         make: Any = network.kind
         transport: Transport = make(network.settings, node=node)
         try:
@@ -94,6 +99,14 @@ def probe(
             for peer in each.prober.peers.values()
         ]
     return findings, people
+
+
+def examined(scheme: str, section: BaseModel) -> Iterator[Finding]:
+    """What plugins have to say of a transport."""
+    for host in hosts_of("vsync_examine"):
+        for findings in host.vsync_examine(scheme=scheme, settings=section):
+            for level, about, text, advice in findings:
+                yield Finding(Level[level.upper()], about, text, advice)
 
 
 def _talk(opened: list[Opened], seconds: float, stopped: Callable[[], bool]) -> None:

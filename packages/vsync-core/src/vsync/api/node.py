@@ -16,6 +16,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from vsync import speedups
+from vsync.api.news import News
 from vsync.api.room import Room
 from vsync.api.services import ServiceRunner, ServiceSession
 from vsync.api.session import Session
@@ -67,6 +68,10 @@ SPILL_BYTES: Final = 2**30
 SERVICE_QUEUE_BYTES: Final = 64 * 2**20
 """Bytes that may wait for a service before the ring waits for it."""
 
+SENDS_ALONE_S: Final = 0.001
+SENDS_ALONE_MAX: Final = 16
+"""Who sends so long after the last time need not let other tasks run first, so often in a row."""
+
 CLOSE_GRACE_S: Final = 5.0
 """How long, beyond draining, the ring's thread may take to end."""
 
@@ -91,7 +96,7 @@ class Node:
     def __init__(self, settings: NodeSettings, trace: Path | None) -> None:
         self.settings = settings
         self._opened_at = time.monotonic()
-        self._news = anyio.Event()
+        self._news = News()
         self._caller = Caller()
         self._sessions: list[NodeSession] = []
         self._session_numbers = 0
@@ -266,8 +271,7 @@ class Node:
             self._services[self._driver.late_services.pop()].end_late(
                 self.settings.node.synchronize_s
             )
-        news, self._news = self._news, anyio.Event()
-        news.set()
+        self._news.tell()
         ended = self._driver.ended
         for session in self._sessions:  # there may be hundreds, and news for few
             session._wake_if_news(ended)
@@ -334,8 +338,11 @@ class NodeSession(Session):
             name, queue_bytes, slow=slow, spill_bytes_max=spill_bytes, wants_primary=primary
         )
         self._seat = Seat(node._session_numbers, self._mailbox, serves=serves)
-        self._news = anyio.Event()
+        self._news = News()
         self._closed = False
+        self._sent_at = float("-inf")
+        self._sent_alone = 0
+        self._giving_way = 0
 
     async def __aenter__(self) -> "NodeSession":
         if self._closed or self in self._node._sessions:
@@ -360,12 +367,12 @@ class NodeSession(Session):
             self._node._sessions.remove(self)
         self._node._driver.detach(self._seat, cause)
         self._mailbox.close()
-        self._news.set()  # who waits for this session's events is to learn of its end
+        self._news.tell()  # who waits for this session's events is to learn of its end
 
     def _wake_if_news(self, ended: bool) -> None:
         """Wake who waits for this session's events, if there are any, or will never be."""
         if ended or self._mailbox.waiting_bytes or self._mailbox.evicted is not None:
-            self._news.set()
+            self._news.tell()
 
     @property
     def member(self) -> Member:
@@ -409,8 +416,6 @@ class NodeSession(Session):
                 raise evicted.with_traceback(None)  # it may be raised many times
             if ended:
                 raise driver.end_error()
-            if self._news.is_set():
-                self._news = anyio.Event()
             await self._news.wait()
 
     async def status(self) -> Mapping[str, Any]:
@@ -438,7 +443,7 @@ class NodeSession(Session):
         room = node._rooms[priority]
         sent: list[MessageIds] = []
         for part in _parts(payloads, node.send_queue_bytes // 4):
-            await anyio.lowlevel.checkpoint()
+            await self._give_way()
             submission = Submission(self._seat.session, groups, part, guarantee, priority)
             await room.wait(submission.size)
             self._check_open()
@@ -456,6 +461,28 @@ class NodeSession(Session):
         submission = Submission(self._seat.session, groups, [payload], guarantee, priority)
         self._node._rooms[priority].check(submission.size)
         self._node._driver.submit(submission)
+
+    async def _give_way(self) -> None:
+        """Raise if the caller was cancelled, and let other tasks run first if that is fair.
+
+        To do so always would make a message that is alone wait for a turn of the event loop.
+        """
+        now = self._node._now()
+        alone = (
+            not self._giving_way  # nobody overtakes who called before
+            and now - self._sent_at >= SENDS_ALONE_S
+            and self._sent_alone < SENDS_ALONE_MAX
+        )
+        self._sent_at = now
+        self._sent_alone = self._sent_alone + 1 if alone else 0
+        if alone:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            return
+        self._giving_way += 1
+        try:
+            await anyio.lowlevel.checkpoint()
+        finally:
+            self._giving_way -= 1
 
     def _check(self, groups: tuple[GroupKey, ...], payloads: list[bytes]) -> None:
         """Raise if these messages may not be sent."""
@@ -510,13 +537,12 @@ class NodeServiceSession(NodeSession, ServiceSession):
         if not self.decides_primary:
             return True, "no service of this node decides which configuration is primary"
         while True:
-            news = node._news
             decided = node._driver.primary_of(configuration)
             if decided is not None:
                 return decided
             if node._driver.ended:
                 raise node._driver.end_error()
-            await news.wait()
+            await node._news.wait()
 
 
 def _parts(payloads: list[bytes], size_max: int) -> Iterator[list[bytes]]:

@@ -221,8 +221,11 @@ class Session(ABC):
                 )
 
     def _destination(self, groups: Sequence[GroupName]) -> tuple[GroupKey, ...]:
-        keys = tuple(dict.fromkeys(map(group_key, groups))) or self.joined
-        self._check_services(keys)
+        if groups:
+            keys = tuple(dict.fromkeys(map(group_key, groups)))
+            self._check_services(keys)
+        else:
+            keys = tuple(self._joined)
         if not 1 <= len(keys) <= GROUPS_PER_MESSAGE_MAX:
             raise MisuseError(
                 f"a message goes to 1 to {GROUPS_PER_MESSAGE_MAX} groups, not {len(keys)}; "

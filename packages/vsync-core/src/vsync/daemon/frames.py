@@ -7,11 +7,11 @@ times as much.
 import struct
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate, count
 from typing import Any, Final, NamedTuple
 
 from vsync.daemon import protocol
 from vsync.daemon.protocol import CAUSES, Type
+from vsync.engine.alike import read_alike
 from vsync.errors import DaemonError, MisuseError
 from vsync.events import ConfigurationChanged, Delivery, Envelope, Event, GroupChanged, Move
 from vsync.vocabulary import (
@@ -226,12 +226,9 @@ def parse_deliveries(body: bytes, configuration: Configuration) -> list[Event]:
             raise DaemonError("the daemon sent messages whose lengths do not add up")
     except (struct.error, IndexError, MisuseError) as error:
         raise DaemonError(f"the daemon sent messages that make no sense: {error}") from error
-    # As in the engine: what the class's own constructor does, without a call in Python for each.
-    new, starts = tuple.__new__, accumulate(lengths[:-1], initial=start)
-    return [
-        new(Delivery, (envelope, number, body[place : place + length]))
-        for number, place, length in zip(count(counter), starts, lengths, strict=False)
-    ]
+    deliveries = read_alike(envelope, counter, body, start, b"", lengths)
+    assert deliveries is not None  # anything begins with nothing
+    return list[Event](deliveries)
 
 
 def _view_body(view: GroupChanged) -> bytes:

@@ -479,12 +479,12 @@ class _Client:
                 parts.append(part)
                 size += len(part)
                 if size >= size_max:
-                    await self._put_events(b"".join(parts), size)
+                    await self._put_events(parts, size)
                     parts, size = [], 0
             if parts:
-                await self._put_events(b"".join(parts), size)
+                await self._put_events(parts, size)
 
-    async def _put_events(self, data: bytes, size: int) -> None:
+    async def _put_events(self, parts: list[bytes], size: int) -> None:
         # Below a quarter of the window the client may have taken all, and not have said so yet.
         while (
             self._untaken_bytes * 4 >= self._window_bytes
@@ -493,7 +493,8 @@ class _Client:
             self._window_opened = anyio.Event()
             await self._window_opened.wait()
         self._untaken_bytes += size
-        self._outgoing.put(data)
+        for part in parts:
+            self._outgoing.put(part)
         await self._outgoing.room()
 
     def tick(self, now: float) -> None:

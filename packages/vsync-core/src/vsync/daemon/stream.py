@@ -9,7 +9,8 @@ import contextlib
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import islice
 from typing import Any, Final, Self
 
 import anyio
@@ -20,6 +21,9 @@ BACKLOG: Final = 1024
 
 WRITE_BYTES: Final = 2**18
 """About how much is handed to the kernel at once."""
+
+WRITE_PARTS: Final = 256
+"""In as many pieces at most; Linux takes 1024."""
 
 SEND_BUFFER_BYTES: Final = 2**21
 """What the kernel may keep of what was written: with little, the two sides take turns for each of
@@ -64,6 +68,16 @@ class Stream:
             except OSError as error:
                 raise self._ended() from error
 
+    async def send_parts(self, parts: Sequence[bytes | memoryview]) -> int:
+        """As ``send_some``, for what stands in several pieces."""
+        while True:
+            try:
+                return self.socket.sendmsg(parts)
+            except BlockingIOError:
+                await anyio.wait_writable(self.socket)
+            except OSError as error:
+                raise self._ended() from error
+
     async def send(self, data: bytes) -> None:
         """Hand all of *data* over."""
         view = memoryview(data)
@@ -95,8 +109,7 @@ class Outgoing:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._parts: deque[bytes] = deque()
-        self._head = memoryview(b"")
+        self._parts: deque[bytes | memoryview] = deque()
         self._news = anyio.Event()
         self._room = anyio.Event()
         self.bytes = 0
@@ -118,24 +131,29 @@ class Outgoing:
     async def flush(self) -> None:
         """Write all that waits. One task at a time."""
         while self.bytes:
-            if not self._head:
-                self._head = memoryview(self._next())
-            sent = await self._stream.send_some(self._head)
-            self._head = self._head[sent:]
-            self.bytes -= sent
+            self._forget(await self._stream.send_parts(self._next()))
             if self.bytes <= OUTGOING_BYTES_MAX:
                 self._room.set()
 
-    def _next(self) -> bytes:
-        """The next parts, as many as go well together."""
-        first = self._parts.popleft()
-        if not self._parts or len(first) >= WRITE_BYTES:
-            return first
-        parts, size = [first], len(first)
-        while self._parts and size + len(self._parts[0]) <= WRITE_BYTES:
-            parts.append(self._parts.popleft())
-            size += len(parts[-1])
-        return b"".join(parts)
+    def _next(self) -> list[bytes | memoryview]:
+        """The next parts, as many as go well together; they still wait."""
+        parts: list[bytes | memoryview] = []
+        size = 0
+        for part in islice(self._parts, WRITE_PARTS):
+            parts.append(part)
+            size += len(part)
+            if size >= WRITE_BYTES:
+                break
+        return parts
+
+    def _forget(self, sent: int) -> None:
+        """So many bytes of what waited were handed over."""
+        self.bytes -= sent
+        parts = self._parts
+        while sent and sent >= len(parts[0]):
+            sent -= len(parts.popleft())
+        if sent:
+            parts[0] = memoryview(parts[0])[sent:]
 
     async def run(self) -> None:
         """Write whatever comes, until cancelled."""

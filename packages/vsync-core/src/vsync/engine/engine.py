@@ -159,6 +159,8 @@ class Engine(Membership):
                 self._handlers[type(frame)](frame, header, source, now)
         if frames:
             self.counters.add("frames_received", frames)
+            if self._rest.base is not None:
+                self._follow_rest(now)
         for header, token in tokens:
             self._on_token(token, header, now)
 
@@ -208,6 +210,8 @@ class Engine(Membership):
                 self._resend_token(now)
             case Timer.HOLD:
                 self._release_held(now)
+            case Timer.WAKE:
+                self._wake_again(now)
             case Timer.JOIN:
                 self._send_join(now)
             case Timer.CONSENSUS:

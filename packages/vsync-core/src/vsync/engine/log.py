@@ -129,6 +129,14 @@ class Log:
             if beyond in frames
         )
 
+    def safe_above(self, seq: int) -> bool:
+        """A frame above *seq* is safe."""
+        frames = self._frames
+        return any(
+            type(frame := frames.get(number)) is Data and frame.guarantee == _SAFE
+            for number in range(seq + 1, self.high + 1)
+        )
+
     def packets(self, seq: int) -> Packets:
         """The packets of that frame, to be sent again; empty if it is not here."""
         frame = self._frames.get(seq)
@@ -168,10 +176,12 @@ class Log:
     def release(self) -> None:
         """Forget what everyone has and was delivered here."""
         upto = min(self.stable, self.delivered)
+        if upto <= self.released:
+            return
         frames = self._frames
         for seq in range(self.released + 1, upto + 1):
             self.held_packets -= len(frames.pop(seq).packets)
-        self.released = max(self.released, upto)
+        self.released = upto
 
     @property
     def undelivered(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Final
 from vsync.engine.neighbours import Meeting
 from vsync.engine.ordering import Ordering
 from vsync.engine.recovery import Attempt, Plan
+from vsync.engine.rest import Rest
 from vsync.engine.rotation import Rotation
 from vsync.engine.state import State, Trigger
 from vsync.engine.timers import Timer
@@ -61,6 +62,7 @@ class Membership(Ordering):
         self._timers.stop_all()
         self._to_self.clear()
         self._held = None
+        self._rest.forget()
         self._transmit.append(Burst(EVERYONE, [self._codec.join(farewell)] * LEAVE_COPIES))
 
     def _fail(self, failure: VsyncError, now: float) -> None:
@@ -111,6 +113,8 @@ class Membership(Ordering):
         self._timers.stop_all()
         self._to_self.clear()
         self._held = self._saved_token = self._commit = None
+        self._resting = False
+        self._rest.forget()
         self._gathering.begin()
 
     def _gather_again(self, now: float, heard: NodeId | None = None) -> None:
@@ -401,6 +405,7 @@ class Membership(Ordering):
         )
         gathering.installed(self._members)
         self._member_lives = self._commit_lives
+        self._rest = Rest(len(self._members), self._members.index(self.node))
         self.blocked_by = None
         self.blocked_since = now
         self._open_lanes()

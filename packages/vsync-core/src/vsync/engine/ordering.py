@@ -21,10 +21,12 @@ from vsync.engine.packing import (
     LANES_BLOCKED,
     LANES_BLOCKED_SYNCHRONIZING,
     LANES_SYNCHRONIZING,
+    PackedFrame,
     Packer,
 )
 from vsync.engine.recovery import Attempt
-from vsync.engine.rotation import Rotation, Visit
+from vsync.engine.rest import Rest
+from vsync.engine.rotation import FEW_PACKETS, Rotation, Visit
 from vsync.engine.state import TRANSITIONS, State, Trigger
 from vsync.engine.store import RingStore
 from vsync.engine.streams import ControlReader, Ordered, Reader
@@ -41,8 +43,11 @@ from vsync.vocabulary import (
     RingId,
 )
 from vsync.wire import (
+    CLOSING,
     CONTROL_LANE,
     HEAD_BYTES_MAX,
+    MOVING,
+    RESTING,
     Codec,
     Commit,
     Packets,
@@ -54,9 +59,8 @@ from vsync.wire import (
 )
 from vsync.wire.header import Header
 
-IDLE_VISITS_BEFORE_REST: Final = 8
-"""Rotations without anything new before the token may rest. Often one message is answered by
-another, and a token on its way is there sooner than one that has to be woken."""
+REST_USED_S: Final = 0.001
+"""How long a rest goes on after the first message in it: a few come together, or as an answer."""
 
 
 class Ordering(ABC):
@@ -113,6 +117,7 @@ class Ordering(ABC):
         self._held: Token | None = None
         self._resting = False
         """The token was passed on as one that the representative keeps if nothing new comes."""
+        self._rest = Rest(1, 0)
         self._to_self: deque[Token | Commit] = deque()
         self._to_self_at = now
         self._woken = False
@@ -221,7 +226,7 @@ class Ordering(ABC):
             return
         rotation.arrive(token, now)
         self._woken = False
-        self._timers.stop(Timer.TOKEN_RESEND, Timer.COMMIT_RESEND)
+        self._timers.stop(Timer.TOKEN_RESEND, Timer.COMMIT_RESEND, Timer.WAKE)
         usual_s = self._settings.token_lost_s
         patience_s = max(rotation.token_lost_s(usual_s), self.health.patience_s(usual_s, now))
         self._timers.start(Timer.TOKEN_LOST, now + patience_s)
@@ -240,7 +245,9 @@ class Ordering(ABC):
         must_unblock = token.blocked_by == self.node and not self._blocked
         return (
             self._resting
+            and token.resting == RESTING
             and self._is_representative
+            and self._log.high == token.seq
             and self._rotation.idle_visits > 0
             # Who was blocked has not heard yet that nobody is any more, and may have much to send.
             and (token.blocked_by or None) == self.blocked_by
@@ -274,6 +281,7 @@ class Ordering(ABC):
                 self._enter_operational(now)
         else:
             self._mark_blocked(token, now)
+            filling = self._end_rest(token)
             visit = self._rotation.work(
                 token,
                 self._next_data,
@@ -281,8 +289,10 @@ class Ordering(ABC):
                 accelerated=settings.accelerated_packets,
                 now=now,
             )
+            if filling:
+                visit.before.insert(0, filling)
             self._log.release()
-        self._rest(token, visit)
+            self._mark_rest(token, visit)
         self._forget_stable()
         for packets in visit.before:
             self._send(packets)
@@ -290,7 +300,7 @@ class Ordering(ABC):
         longest_s = settings.join_s
         if recovering is None:
             longest_s = settings.token_resend_s
-            if token.resting and not self._is_representative:
+            if token.resting == RESTING and not self._is_representative:
                 longest_s += settings.hold_s  # the representative may keep it
         self._pass_token(token, longest_s, now)
         for packets in visit.after:
@@ -299,20 +309,37 @@ class Ordering(ABC):
         if stuck is not None and now - stuck > settings.receive_failed_s:
             self._give_up_receiving(now)
 
-    def _rest(self, token: Token, visit: Visit) -> None:
+    def _end_rest(self, token: Token) -> Packets:
+        """End the rest of *token* if there is a reason; what fills our number, if it is to be now.
+
+        Not there yet is what others ended; see ``rest``.
+        """
+        if token.resting == MOVING:
+            self._rest.moves()
+            return ()
+        woken = self._is_representative and not self._resting
+        if token.resting == RESTING and not (
+            woken or self._packer.may_send or self._log.high > token.seq or token.requests
+        ):
+            return ()
+        number = self._rest.close(token, self._rotation.seq_passed)
+        return self._fill(number) if number else ()
+
+    def _mark_rest(self, token: Token, visit: Visit) -> None:
         """Say of the token whether the representative keeps it if it comes back as it is now.
 
         It may if it has seen that everyone has everything: when the token is back, everyone has
         seen so, and has delivered the last safe message.
         """
-        if visit.before or visit.after or token.requests or token.recovering:
-            token.resting = False
-        elif self._is_representative and self.state is State.OPERATIONAL:
-            token.resting = (
-                self._log.stable == token.seq
-                and self._rotation.idle_visits >= IDLE_VISITS_BEFORE_REST
-            )
-        self._resting = token.resting
+        if self._is_representative:
+            if token.resting == CLOSING:
+                self._rest.closed(token)
+            elif token.resting == MOVING and not (visit.before or visit.after or token.requests):
+                idle = self._rotation.idle_visits > 0 and self._log.stable == token.seq
+                token.resting = RESTING if idle else MOVING
+        self._resting = token.resting == RESTING
+        if self._resting:
+            self._rest.begin(token.seq)
 
     def _mark_blocked(self, token: Token, now: float) -> None:
         if self._blocked and token.blocked_by == 0:
@@ -355,8 +382,13 @@ class Ordering(ABC):
 
     def _next_data(self, seq: int, packets_max: int) -> Packets:
         packed = self._packer.take(packets_max)
-        if packed is None:
-            return ()
+        return () if packed is None else self._number(seq, packed)
+
+    def _fill(self, seq: int) -> Packets:
+        """Use our reserved number: for what waits, or for nothing."""
+        return self._number(seq, self._packer.take(FEW_PACKETS) or self._packer.nothing())
+
+    def _number(self, seq: int, packed: PackedFrame) -> Packets:
         log = self._log
         frame = self._codec.data(
             log.ring,
@@ -392,17 +424,50 @@ class Ordering(ABC):
     # --- an idle ring ---------------------------------------------------------------------------
 
     def _want_token(self, now: float) -> None:
-        """There is something to do at the next visit: see that it comes soon."""
+        """There is something to send or to tell: see that it goes soon."""
+        if self._rest.own and self._packer.fits(FEW_PACKETS) and self._packer.may_send:
+            self._use_rest(now)
+            if not self._packer.may_send:
+                return
         if self._held is not None:
             self._release_held(now)
-        elif (
-            self.state is State.OPERATIONAL
-            and self._resting
-            and not self._woken
-            and not self._is_representative
-        ):
+        elif not (self._woken or self._is_representative):
+            self._wake_again(now)
+
+    def _wake_again(self, now: float) -> None:
+        """Wake the token, unless it is on its way."""
+        if self.state is State.OPERATIONAL and self._resting:
             self._woken = True
             self._send([self._codec.wake(Wake(self._ring))])
+            self._watch_for_token(now)
+
+    def _watch_for_token(self, now: float) -> None:
+        patience_s = self._rotation.answer_s(self._settings.token_resend_s)
+        self._timers.start(Timer.WAKE, now + patience_s)
+
+    def _use_rest(self, now: float) -> None:
+        """Fill our reserved number; see that the token comes and looks after what was lost."""
+        number, self._rest.own = self._rest.own, 0
+        self._send(self._fill(number))
+        if not self._is_representative:
+            self._watch_for_token(now)
+        elif self._held is not None:
+            self._end_hold(now)
+
+    def _follow_rest(self, now: float) -> None:
+        """Numbers that are reserved may have been used by others."""
+        rest, log = self._rest, self._log
+        assert rest.base is not None
+        if rest.own and rest.own < log.high:
+            self._use_rest(now)
+        if self._held is not None and log.high > rest.base:
+            self._end_hold(now)
+
+    def _end_hold(self, now: float) -> None:
+        """Let the held token go round soon; at once if a message waits for that."""
+        base = self._rest.base
+        safe = base is not None and self._log.safe_above(base)
+        self._timers.hasten(Timer.HOLD, now if safe else now + REST_USED_S)
 
     def _on_wake(self, wake: Wake, header: Header, source: Address, now: float) -> None:
         if self.state is State.OPERATIONAL and wake.ring == self._ring:

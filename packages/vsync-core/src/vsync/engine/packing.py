@@ -18,6 +18,7 @@ from vsync.vocabulary import GroupKey, Guarantee, Priority
 from vsync.wire.data import (
     CONTROL_LANE,
     DATA_HEAD_BYTES,
+    EMPTY,
     PIECES_MAX,
     RECOVERED_HEAD_BYTES,
     flags_of,
@@ -129,9 +130,11 @@ class Packer:
     @property
     def may_send(self) -> bool:
         """Something waits in an open lane."""
-        return self.pending_messages > 0 and any(
-            lane.waiting for lane in self._lanes[: self.lanes_open]
-        )
+        if self.pending_messages:
+            for lane in self._lanes[: self.lanes_open]:
+                if lane.waiting:
+                    return True
+        return False
 
     def pending_bytes_of(self, priority: Priority) -> int:
         """Bytes accepted at that *priority* and not yet put into frames."""
@@ -150,6 +153,10 @@ class Packer:
         waiting = sum(lane.pending_bytes for lane in self._lanes[: self.lanes_open])
         return 1 + waiting // self._part_bytes
 
+    def fits(self, parts: int) -> bool:
+        """All that waits is no more than about so many parts, or it waits for other lanes."""
+        return self.pending_bytes <= parts * self._part_bytes
+
     def take(self, parts_max: int) -> PackedFrame | None:
         """The next frame's content, the first open lane first; None when nothing waits there.
 
@@ -159,6 +166,12 @@ class Packer:
             if lane.waiting:
                 return self._take_from(lane, self._rooms[min(parts_max, len(self._rooms)) - 1])
         return None
+
+    def nothing(self) -> PackedFrame:
+        """An empty frame, in the control lane. Only while nothing waits there."""
+        lane = self._lanes[0]
+        lane.index += 1
+        return PackedFrame(lane.index - 1, lane.counter, EMPTY, [], (), [], 0)
 
     def _take_from(self, lane: Lane, room: int) -> PackedFrame:
         waiting = lane.waiting

@@ -51,7 +51,8 @@ class Rotation:
         self._counters = counters
         self.token_seq = -1
         """Of the last token taken; one that is not above it is a copy."""
-        self._seq_passed = 0
+        self.seq_passed = 0
+        """What the token counted when it went on from here."""
         self._aru_passed = 0
         self.idle_visits = 0
         """Visits in a row with nothing new on the ring."""
@@ -79,7 +80,11 @@ class Rotation:
 
         A busy ring shows how long a round takes; an idle one may hold the token.
         """
-        if self.idle_visits or not self._round_s:
+        return longest_s if self.idle_visits else self.answer_s(longest_s)
+
+    def answer_s(self, longest_s: float) -> float:
+        """How long to wait for what should come within a round, before it is asked for again."""
+        if not self._round_s:
             return longest_s
         return min(longest_s, max(RESEND_MIN_S, RESEND_ROUNDS * self._round_s))
 
@@ -127,7 +132,7 @@ class Rotation:
         token.token_seq += 1
         log.settle(min(self._aru_passed, token.aru))
         self._aru_passed = token.aru
-        self._seq_passed = token.seq
+        self.seq_passed = token.seq
         return visit
 
     @staticmethod
@@ -170,7 +175,8 @@ class Rotation:
 
     def _account(self, token: Token, now: float) -> None:
         """Lower the token's aru to ours, or raise it if it was ours that was lowest."""
-        aru = self._log.aru
+        # Whoever made up a frame beyond the token's count did not make it one.
+        aru = min(self._log.aru, token.seq)
         if aru < token.aru or token.aru_owner in (0, self._me):
             if token.aru_owner == self._me and token.aru == aru < token.seq:
                 self.stuck_since = now if self.stuck_since is None else self.stuck_since
@@ -182,11 +188,11 @@ class Rotation:
             self.stuck_since = None
 
     def _request(self, token: Token) -> None:
-        if self._log.aru >= self._seq_passed:
+        if self._log.aru >= self.seq_passed:
             return
         requests = token.requests
         count_max = self._flow.requests_max
-        for seq, parts in self._log.missing(self._seq_passed, count_max).items():
+        for seq, parts in self._log.missing(self.seq_passed, count_max).items():
             if seq in requests:
                 requests[seq] |= parts
             elif len(requests) < count_max:

@@ -6,8 +6,11 @@ from enum import Enum, auto
 class Timer(Enum):
     """What the engine may be waiting for."""
 
+    __hash__ = object.__hash__  # not by name: it is looked up many times at each visit
+
     TOKEN_LOST = auto()  #: give up on the token and gather
     TOKEN_RESEND = auto()  #: send the token again: the next node may have missed it
+    WAKE = auto()  #: wake the token again: it has not come
     HOLD = auto()  #: let the held token of an idle ring go round
     JOIN = auto()  #: repeat our join while gathering
     CONSENSUS = auto()  #: declare the silent nodes failed
@@ -25,6 +28,10 @@ class Timers:
     def start(self, timer: Timer, deadline: float) -> None:
         """Arm *timer*, or move it."""
         self._deadlines[timer] = deadline
+
+    def hasten(self, timer: Timer, deadline: float) -> None:
+        """Move *timer*, which is armed, to *deadline*, unless it is sooner."""
+        self._deadlines[timer] = min(deadline, self._deadlines[timer])
 
     def stop(self, *timers: Timer) -> None:
         """Disarm; no harm if it is not armed."""

@@ -3,7 +3,7 @@
 It waits for packets, commands and deadlines, takes everything in, and lets everything out: send
 lines of the trace reach the kernel before the packets that they tell of, deliveries before the
 application. No event loop is involved, so an application that blocks its own does not stop the
-ring.
+ring. While it waits, a thread that submits a message takes its turn instead: that is sooner.
 """
 
 import contextlib
@@ -57,6 +57,8 @@ SUBMISSION_MESSAGES: Final = 3
 
 MESSAGE_BYTES: Final = 64
 """About what a waiting message takes besides its payload."""
+
+INFINITY: Final = float("inf")
 
 Result = TypeVar("Result")
 Command = Callable[[float], object]
@@ -127,6 +129,12 @@ class Driver:
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
+        self._turn = threading.Lock()
+        """Held by whoever runs the engine: the ring's thread, unless that waits for packets."""
+        self._turn.acquire()
+        self._waits_until = 0.0
+        self._fault: BaseException | None = None
+        """What went wrong in a turn outside the ring's thread."""
         self._awake = False
         self._news = False
         self._room_wanted: dict[Priority, int] = {}
@@ -170,7 +178,8 @@ class Driver:
             self._counters[submission.priority] += count
             self._submitted_bytes[submission.priority] += submission.size
             self._submissions.append(submission)
-        self._wake()
+        if not self._accept_here():
+            self._wake()
         counters = range(first, first + count)
         return MessageIds(engine.node, engine.life, submission.priority, counters)
 
@@ -332,6 +341,28 @@ class Driver:
             with contextlib.suppress(OSError):  # full: it will wake; closed: nobody is there
                 self._wake_sender.send(b"\0")
 
+    def _accept_here(self) -> bool:
+        """Let the engine have what was submitted, in this thread, while the ring's own waits.
+
+        To wake that takes longer than the engine does. False if it runs already: then it will.
+        """
+        if not self._turn.acquire(blocking=False):
+            return False
+        try:
+            self._accept_waiting(self._clock())
+            self._let_out()
+            deadline = self.engine.poll_timeout()
+            if self.to_do or (deadline is not None and deadline < self._waits_until):
+                self._wake()
+        except BaseException as error:
+            self._fault = error
+            self._wake()
+            if not isinstance(error, Exception):  # meant for this thread: it was interrupted
+                raise
+        finally:
+            self._turn.release()
+        return True
+
     # --- in the ring's thread -------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -355,17 +386,26 @@ class Driver:
             engine.start(clock())
             self._let_out()
             while not self._finished():
-                ready = selector.select(self._patience())
-                if any(key.fd == wake for key, _ in ready):
+                patience = self._patience()
+                self._turn.release()
+                try:
+                    ready = selector.select(patience)
+                finally:
+                    self._turn.acquire()
+                if self._fault is not None:
+                    raise self._fault
+                readable = [key.fd for key, _ in ready]
+                if wake in readable:
                     self._wake_receiver.recv(64)
+                packets = transport.receive_readable(readable)
                 for _ in range(BATCHES_PER_TURN):
-                    packets = transport.receive_trains()
                     if not packets:
                         break
                     engine.receive(packets, clock())
                     self._transmit()
                     if len(packets) == 1:  # little is going on: no need to ask for more at once
                         break
+                    packets = transport.receive_trains()
                 now = clock()
                 self._take_commands(now)
                 deadline = engine.poll_timeout()
@@ -380,6 +420,7 @@ class Driver:
         deadline = self.engine.poll_timeout()
         if self._closing_by is not None:
             deadline = self._closing_by if deadline is None else min(deadline, self._closing_by)
+        self._waits_until = INFINITY if deadline is None else deadline
         if self.to_do:
             return 0
         return None if deadline is None else max(0.0, deadline - self._clock())
@@ -434,12 +475,15 @@ class Driver:
         for _ in range(len(self._calls)):
             self._calls.popleft()(now)
             self._tell()
+        self._accept_waiting(now)
+        self._watch_mailboxes(now)
+
+    def _accept_waiting(self, now: float) -> None:
         messages = 0
         while self._submissions and messages < MESSAGES_PER_TURN and self._accepts:
             submission = self._submissions.popleft()
             self._accept(submission, now)
             messages += SUBMISSION_MESSAGES + len(submission.payloads)
-        self._watch_mailboxes(now)
 
     def _accept(self, submission: Submission, now: float) -> None:
         engine, trace = self.engine, self._trace
@@ -484,6 +528,8 @@ class Driver:
 
     def _tell_room(self) -> None:
         """Tell of the room that was asked for, if there is some now."""
+        if not self._room_wanted:
+            return
         for priority, wanted in tuple(self._room_wanted.items()):
             if self.unsent_bytes(priority) <= wanted:
                 self._room_wanted.pop(priority, None)
@@ -510,8 +556,8 @@ class Driver:
             if type(event) is ConfigurationChanged:
                 for seat in route.seats:
                     self._settle_primary(seat.mailbox, event.configuration)
-        self._watch_mailboxes(self._clock())
         self._tell()
+        self._watch_mailboxes(self._clock())
 
     def _hand_over_change(self, event: EngineOutput) -> None:
         match event:

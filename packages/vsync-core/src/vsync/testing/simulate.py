@@ -47,6 +47,9 @@ SETTLE_MOST_S: Final = 15.0
 PROMPT_S: Final = 0.02
 """How long a message on an idle ring may take to everyone; below any time for which it holds."""
 
+PROMPT_BYTES: Final = (100, 20_000)
+"""Of one that goes with a number that is reserved while the token rests, and one that wakes it."""
+
 REPAIR_S: Final = 0.8
 """How long a ring may take to mend a few lost frames: below any ``receive_failed_s``."""
 
@@ -230,19 +233,20 @@ def _end(cluster: Cluster) -> Iterator[Failure]:
         )
         return
     for host in cluster.running():
-        message = cluster.submit(host.number, 100, Guarantee.AGREED)
-        cluster.run(PROMPT_S)
-        reached = {
-            line["node"]
-            for line in cluster.lines[-2 * len(cluster.hosts) :]
-            if line["event"] == "deliver" and line["message"] == str(message)
-        }
-        if len(reached) < len(cluster.running()):
-            yield Failure(
-                property="prompt",
-                text=f"a message of node {host.number} on an idle ring reached only "
-                f"{sorted(reached)} within {PROMPT_S * 1000:g} ms",
-            )
+        for size in PROMPT_BYTES:
+            message = cluster.submit(host.number, size, Guarantee.AGREED)
+            cluster.run(PROMPT_S)
+            reached = {
+                line["node"]
+                for line in cluster.lines[-2 * len(cluster.hosts) :]
+                if line["event"] == "deliver" and line["message"] == str(message)
+            }
+            if len(reached) < len(cluster.running()):
+                yield Failure(
+                    property="prompt",
+                    text=f"a message of node {host.number} on an idle ring, {size} bytes, reached "
+                    f"only {sorted(reached)} within {PROMPT_S * 1000:g} ms",
+                )
     yield from _repair(cluster)
     cluster.settle()
 

@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 from pydantic import BaseModel
 
+from vsync.api.news import News
 from vsync.api.node import (
     SEND_QUEUE_BYTES,
     SERVICE_QUEUE_BYTES,
@@ -181,7 +182,7 @@ class SimulatedNode(Node):
     ) -> None:
         # In place of that of Node, which opens sockets and files.
         self.settings = settings
-        self._news = anyio.Event()
+        self._news = News()
         self._sessions = []
         self._keys = None
         self._session_numbers = 0

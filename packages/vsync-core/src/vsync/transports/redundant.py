@@ -220,10 +220,15 @@ class TransportRedundant(Transport):
         try:
             self._open[number].send(burst)
         except TransportFailed as error:
-            if len(self._open) == 1:
-                raise
-            self._failures[number] = str(error)
-            self._shut(number)
+            self._fail(number, error)
+
+    def _fail(self, number: int, error: TransportFailed) -> None:
+        """Use that link no more until it can be opened again. Raises *error* if it is the last."""
+        if len(self._open) == 1:
+            raise error
+        self._failures[number] = str(error)
+        self._shut(number)
+        logger.warning("node %d: link %d is closed: %s", self._node, number, error)
 
     def receive(self) -> Sequence[Packet]:
         """What has come on all links, without copies."""
@@ -237,7 +242,12 @@ class TransportRedundant(Transport):
         batch: list[Packet | Arrival] = []
         ready = {descriptor for descriptor, _ in self._epoll.poll(0)}
         for number in sorted({self._link_of[each] for each in ready if each in self._link_of}):
-            batch += self._links.arrived(number, self._open[number].receive_trains(), now)
+            try:
+                arrived = self._open[number].receive_trains()
+            except TransportFailed as error:
+                self._fail(number, error)
+            else:
+                batch += self._links.arrived(number, arrived, now)
         self._links.look(now)
         self._say_hello()
         if now >= self._links.poll_timeout():

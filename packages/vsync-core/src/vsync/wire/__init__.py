@@ -26,14 +26,17 @@ from vsync.wire.group import (
     parse_control,
 )
 from vsync.wire.header import IN_PARTS, PROTOCOL_VERSION, FrameType, network_of
-from vsync.wire.token import REQUESTS_MAX, Token
+from vsync.wire.token import CLOSING, MOVING, REQUESTS_MAX, RESTING, Token
 
 __all__ = [
+    "CLOSING",
     "CONTROL_LANE",
     "HEAD_BYTES_MAX",
     "IN_PARTS",
+    "MOVING",
     "PROTOCOL_VERSION",
     "REQUESTS_MAX",
+    "RESTING",
     "Announce",
     "Beacon",
     "Codec",

@@ -114,7 +114,7 @@ class Codec:
         if own is None:
             buffer, first_byte = b"".join((head, *pieces)), len(head)
             begin = buffer
-        elif len(pieces[-1]) >= LARGE_PIECE_BYTES:
+        elif pieces and len(pieces[-1]) >= LARGE_PIECE_BYTES:
             begin, rest = b"".join((head, *pieces[:-1])), pieces[-1]
         else:
             begin = b"".join((head, *pieces))

@@ -58,6 +58,8 @@ CONTINUES: Final = 0x10  #: the first piece goes on with the message that the fr
 UNFINISHED: Final = 0x20  #: the last piece goes on in this sender's next frame of this priority
 CONTROL: Final = 0x40  #: messages of the ring's own; agreed, ahead of all priorities
 _FLAGS_KNOWN: Final = 0x7F
+EMPTY: Final = CONTROL | int(Guarantee.AGREED)
+"""The flags of a frame that may be without pieces: it only fills its number."""
 
 CONTROL_LANE: Final = len(Priority)
 """Where control frames queue and count, apart from the messages of all priorities."""
@@ -428,7 +430,7 @@ def parse_data(
     if size < start + DATA_HEAD_BYTES:
         raise MalformedPacket("truncated", "a data frame ends within its head")
     index, counter, flags, count = DATA_FAST.unpack_from(buffer, start)
-    if not 0 < count <= PIECES_MAX or flags & ~_FLAGS_KNOWN:
+    if count > PIECES_MAX or flags & ~_FLAGS_KNOWN or not (count or flags == EMPTY):
         raise MalformedPacket("malformed", "a data frame has impossible fields")
     if flags & CONTROL and flags & 0x0F != _AGREED:
         raise MalformedPacket("malformed", "a control frame is agreed and has no priority")

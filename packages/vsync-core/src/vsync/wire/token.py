@@ -26,7 +26,7 @@ TOKEN = Struct(
     "backlog" / Int32ub,  # packets waiting at all nodes together
     "blocked_by" / Int32ub,  # a node whose application is too slow for the ring; 0: nobody
     "recovering" / Int8ub,  # 1: someone still has old-ring messages to exchange
-    "resting" / Int8ub,  # 1: the representative keeps the token if it comes back as it is
+    "resting" / Int8ub,  # 1: the representative keeps it if it comes back so; 2: that ends
     "requests"
     / PrefixedArray(
         Int16ub,
@@ -46,6 +46,10 @@ _REQUESTS: Final = [struct.Struct(f">{2 * count}Q") for count in range(REQUESTS_
 SEQ_LIMIT: Final = 2**63
 """No ring counts that far; a token that claims it was made to break something."""
 
+MOVING: Final = 0
+RESTING: Final = 1
+CLOSING: Final = 2
+
 _UINT32_MAX: Final = 2**32 - 1
 
 
@@ -62,8 +66,9 @@ class Token:
     backlog: int = 0
     blocked_by: int = 0
     recovering: bool = False
-    resting: bool = False
-    """All that was sent is everywhere: the representative keeps it if nothing new comes."""
+    resting: int = MOVING
+    """RESTING: all that was sent is everywhere; the representative keeps the token if nothing new
+    comes, and meanwhile each member has a number above ``seq``. CLOSING: they are to be filled."""
     requests: dict[int, int] = field(default_factory=dict)
     """Frames that somebody misses, and which parts of them: bit 0 for the first."""
 
@@ -109,12 +114,9 @@ def parse_token(header: Header, packet: bytes | memoryview) -> Token:
         raise MalformedPacket("malformed", f"a token claims {count} requests in {size} bytes")
     if seq > SEQ_LIMIT or token_seq > SEQ_LIMIT:
         raise MalformedPacket("malformed", "a token's numbers leave no room for the next")
-    if aru > seq or recovering > 1 or resting > 1:
+    if aru > seq or recovering > 1 or resting > CLOSING:
         raise MalformedPacket("malformed", f"a token has aru {aru} beyond seq {seq}, or no flag")
-    asked = _REQUESTS[count].unpack_from(packet, TOKEN_BYTES_MIN)
-    requests = dict(zip(asked[::2], asked[1::2], strict=True))
-    if len(requests) < count or any(request > seq for request in requests):
-        raise MalformedPacket("malformed", "a token asks twice, or beyond its own seq")
+    requests = _read_requests(packet, count, seq) if count else {}
     return Token(
         RingId(ring_seq, NodeId(representative)),
         token_seq,
@@ -125,6 +127,14 @@ def parse_token(header: Header, packet: bytes | memoryview) -> Token:
         backlog,
         blocked_by,
         bool(recovering),
-        bool(resting),
+        resting,
         requests,
     )
+
+
+def _read_requests(packet: bytes | memoryview, count: int, seq: int) -> dict[int, int]:
+    asked = _REQUESTS[count].unpack_from(packet, TOKEN_BYTES_MIN)
+    requests = dict(zip(asked[::2], asked[1::2], strict=True))
+    if len(requests) < count or any(request > seq for request in requests):
+        raise MalformedPacket("malformed", "a token asks twice, or beyond its own seq")
+    return requests

@@ -1,0 +1,1 @@
+"""What ``vsync dissect`` does: captures read, layers taken off, packets of rings named."""
