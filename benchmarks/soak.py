@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.cli.command import environment
-from tests.network.nodes import PATIENCE_S, ROOT, Node, Ring
+from tests.network.nodes import PATIENCE_S, ROOT, Node, Ring, eventually
 from tests.network.twofold import TwofoldRing
 from vsync.key_file import make_key, write_key
 
@@ -151,9 +151,12 @@ class Soak:
         self.ring.start(node.number)
 
     def _leave(self, node: Node) -> None:
+        # Who is still starting does not leave, but just ends.
+        eventually(lambda: node.serving, lambda: f"node {node.number} serves: {node.said()}")
         code = node.leave()
         # Messages that nobody else could be told of are said so; it was alone, or as good as.
-        assert code == 0 or "not yet known to be" in node.said(), node.said()
+        fine = code == 0 or "not yet known to be" in node.said()
+        assert fine, f"node {node.number} left with code {code}: {node.said()}"
         self.ring.start(node.number)
 
     def _stop(self, node: Node) -> None:

@@ -16,7 +16,7 @@ LOAD = (1, 4)
 """Who sends."""
 
 
-def starving(seed: int) -> Cluster:
+def one_ring(seed: int) -> Cluster:
     """A cluster on one ring."""
     cluster = Cluster(NODES, seed=seed)
     cluster.start()
@@ -43,7 +43,7 @@ def accusations(cluster: Cluster, *numbers: int) -> int:
 def test_the_slow_accuse_nobody_and_leave_the_dead_to_the_others() -> None:
     """Without an eye on their own lateness they accuse others with three of these seeds."""
     for seed in range(6):
-        cluster, dice = starving(seed), Random(seed)
+        cluster, dice = one_ring(seed), Random(seed)
         starve(cluster, 2.0, dice)
         before = accusations(cluster, *SLOW)
         cluster.crash(DEAD)
@@ -54,7 +54,7 @@ def test_the_slow_accuse_nobody_and_leave_the_dead_to_the_others() -> None:
 
 
 def test_the_slow_do_not_keep_the_others_from_finding_a_dead_node() -> None:
-    cluster, dice = starving(7), Random(7)
+    cluster, dice = one_ring(7), Random(7)
     starve(cluster, 2.0, dice)
     cluster.crash(DEAD)
     found = cluster.now
@@ -65,7 +65,7 @@ def test_the_slow_do_not_keep_the_others_from_finding_a_dead_node() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_slow_node_slows_the_ring_but_does_not_stop_it(seed: int) -> None:
-    cluster, dice = starving(seed), Random(seed)
+    cluster, dice = one_ring(seed), Random(seed)
     for _ in range(8):
         before = sum(line["event"] == "deliver" for line in cluster.lines if line["node"] == 1)
         starve(cluster, 0.5, dice)
@@ -80,7 +80,7 @@ def test_a_slow_node_slows_the_ring_but_does_not_stop_it(seed: int) -> None:
 def test_a_node_whose_machine_was_frozen_comes_back_though_its_clock_shows_nothing(
     seed: int, seconds: float
 ) -> None:
-    cluster = starving(seed)
+    cluster = one_ring(seed)
     frozen, others = 2, (1, 3, 4, 5)
     for number in range(200):
         cluster.submit(1 + number % NODES, 2000)

@@ -330,6 +330,33 @@ def test_a_node_that_comes_is_no_fault_of_a_link() -> None:
     assert net.nodes[1].take_news() == []
 
 
+def test_a_faulty_link_is_still_faulty_when_all_others_were_silent_for_a_while() -> None:
+    net = networks()
+    net.lossy = lambda link, sender, receiver: link == 2
+    net.run(0.5)
+    net.lossy = lambda link, sender, receiver: True
+    net.run(1.0)
+    assert net.state(1, 2) is LinkState.FAULTY
+    assert net.state(1, 1) is LinkState.IDLE
+    net.lossy = lambda link, sender, receiver: link == 2
+    net.run(0.02)
+    assert net.send(1, DATA) == [1]
+    net.run(2)
+    assert net.state(1, 2) is LinkState.FAULTY
+    net.lossy = lambda link, sender, receiver: False
+    net.run(20)
+    assert net.state(1, 2) is LinkState.GOOD
+
+
+def test_on_a_ring_at_rest_a_link_that_is_cut_is_left_when_hellos_are_missed() -> None:
+    net = networks()
+    net.lossy = lambda link, sender, receiver: link == 2
+    began = net.now
+    while net.state(1, 2) is LinkState.GOOD:
+        net.run(0.01)
+    assert net.now - began < net.manner.hello_s * 3.6
+
+
 def test_a_node_that_stops_is_no_fault_of_the_link_on_which_it_was_heard_earlier() -> None:
     net = networks()
     for _ in range(9):  # the last that comes of node 2 is some data, on one link only

@@ -34,6 +34,10 @@ NODES_MAX: Final = 255
 HELLOS_MISSED: Final = 3.5
 """After so many intervals without its hello a node is not heard any more."""
 
+HELLOS_ELSEWHERE: Final = 2
+"""If it was heard elsewhere so many intervals later: it says hello on all links at a time, so then
+it did."""
+
 ELSEWHERE_MAX: Final = 3
 SILENT_MIN_S: Final = 0.04
 """Nor is it after so many tokens and the like that came on other links only, and so much time. Of
@@ -280,7 +284,7 @@ class Links:
         for link in self.links.values():
             if link.state is LinkState.GOOD and any(
                 hearing.elsewhere > ELSEWHERE_MAX
-                and self._is_silent(hearing, NodeId(node))
+                and self._is_silent(hearing, NodeId(node), now)
                 and not self._is_new(link, NodeId(node), now)
                 for node, hearing in link.hearing.items()
             ):
@@ -357,13 +361,14 @@ class Links:
 
     # --- how links are --------------------------------------------------------------------------
 
-    def _is_silent(self, hearing: Hearing, node: NodeId) -> bool:
+    def _is_silent(self, hearing: Hearing, node: NodeId, now: float) -> bool:
         """Whether nothing of *node* comes there, though it is heard on another link: what it does
         not say while it says nothing at all is no fault of a link."""
-        silent_s = self._peers[node].heard_at - hearing.heard_at
-        return silent_s > self._manner.hello_s * HELLOS_MISSED or (
-            hearing.elsewhere > ELSEWHERE_MAX and silent_s > SILENT_MIN_S
-        )
+        silent_s = now - hearing.heard_at
+        elsewhere_s = self._peers[node].heard_at - hearing.heard_at
+        hello_s = self._manner.hello_s
+        missed = silent_s > hello_s * HELLOS_MISSED and elsewhere_s > hello_s * HELLOS_ELSEWHERE
+        return missed or (hearing.elsewhere > ELSEWHERE_MAX and elsewhere_s > SILENT_MIN_S)
 
     def _is_new(self, link: Quality, node: NodeId, now: float) -> bool:
         """Whether *node* may just not have been heard on *link* yet: one of them has come, or come
@@ -380,7 +385,7 @@ class Links:
             limit = self._loss_limit(link)
             for number, hearing in link.hearing.items():
                 node = NodeId(number)
-                if not self._is_silent(hearing, node):
+                if not self._is_silent(hearing, node, now):
                     well = link.mask if hearing.loss <= limit else 0
                     masks[node] = masks.get(node, 0) | well
         for node in masks:
@@ -415,9 +420,11 @@ class Links:
         """Say of each link whether it is good."""
         for link in self.links.values():
             if not heard_on:
-                self._become(link, LinkState.IDLE, "", now)
+                if link.state is not LinkState.FAULTY:  # that stays so, until somebody is heard
+                    self._become(link, LinkState.IDLE, "", now)
+                link.well_since = None
                 continue
-            fault = self._fault(link, heard_on)
+            fault = self._fault(link, heard_on, now)
             if fault:
                 link.well_since = None
                 self._become(link, LinkState.FAULTY, fault, now)
@@ -428,7 +435,7 @@ class Links:
             elif now - link.well_since >= link.patience_s:
                 self._become(link, LinkState.GOOD, "", now)
 
-    def _fault(self, link: Quality, heard_on: dict[NodeId, int]) -> str:
+    def _fault(self, link: Quality, heard_on: dict[NodeId, int], now: float) -> str:
         """What is wrong with *link*, as a sentence; empty if nothing is."""
         deaf = []
         lost = {}
@@ -436,7 +443,7 @@ class Links:
             if mask & link.mask:
                 continue
             hearing = link.hearing.get(node)
-            if hearing is None or self._is_silent(hearing, node):
+            if hearing is None or self._is_silent(hearing, node, now):
                 deaf.append(node)
             else:
                 lost[node] = hearing.loss
