@@ -27,7 +27,14 @@ import vsync
 from vsync import errors, evs, hookspecs, testing, trace
 from vsync.errors import VsyncError
 from vsync.plugins import load_service, load_transport
-from vsync.settings import PRESETS, DaemonSection, NodeSection, RingSettings, SecuritySection
+from vsync.settings import (
+    PRESETS,
+    DaemonSection,
+    NodeSection,
+    RingSettings,
+    SecuritySection,
+    mark_of,
+)
 from vsync.testing.properties import PROPERTIES
 from vsync.transports.redundant import LinkSettings
 from vsync_cli import hookspecs as command_hookspecs
@@ -224,6 +231,10 @@ def default_of(model: type[BaseModel], name: str) -> str:
     return "not set" if value is None else f"`{to_toml(value)}`"
 
 
+CHANGES: Final = {"ring": "on the ring", "node": "here", "None": "restart"}
+"""Where a reload changes a setting, by its mark."""
+
+
 def settings_table(model: type[BaseModel]) -> Iterator[str]:
     """One section's settings."""
     meanings = meanings_of(model)
@@ -235,9 +246,10 @@ def settings_table(model: type[BaseModel]) -> Iterator[str]:
             limits = limits_of(model, name)
             values = f"{limits} {unit}" if limits and unit else limits or unit or kind
             meaning = re.sub(r'"([^"]+)"', r"`\1`", meanings.get(name, ""))
-            yield f"`{name}`", values, default_of(model, name), meaning
+            changes = CHANGES[str(mark_of(model, name, "change"))]
+            yield f"`{name}`", values, default_of(model, name), changes, meaning
 
-    yield from table(("key", "values", "default", "meaning"), rows())
+    yield from table(("key", "values", "default", "changes", "meaning"), rows())
 
 
 def presets_table() -> Iterator[str]:

@@ -72,8 +72,10 @@ def test_a_misspelt_key_is_named_with_advice(nodes: Ring) -> None:
 
 
 def test_a_missing_plugin_is_named_with_what_to_install(nodes: Ring) -> None:
-    said = failing(nodes, nodes.settings(1, "1").replace("[ring]\n", '[ring]\ntransport = "ib"\n'))
-    assert "pip install vsync-transport-ib" in said
+    said = failing(
+        nodes, nodes.settings(1, "1").replace("[ring]\n", '[ring]\ntransport = "quic"\n')
+    )
+    assert "pip install vsync-transport-quic" in said
 
 
 def test_an_interface_that_does_not_exist_is_named(nodes: Ring) -> None:

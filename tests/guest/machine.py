@@ -239,14 +239,18 @@ class Guest:
         return GuestProcess(self, answer["pid"])
 
     def call(
-        self, module: str, *arguments: str | Path, prepare: str | None = None
+        self,
+        module: str,
+        *arguments: str | Path,
+        prepare: str | None = None,
+        within_s: float = UP_WITHIN_S,
     ) -> subprocess.CompletedProcess[str]:
         """Run ``python -m module arguments`` to its end."""
         output, errors = self.directory / "call.out", self.directory / "call.err"
         for file in (output, errors):
             file.write_bytes(b"")
         process = self.start(module, *arguments, output=output, errors=errors, prepare=prepare)
-        code = process.wait(UP_WITHIN_S)
+        code = process.wait(within_s)
         return subprocess.CompletedProcess(
             [module, *arguments], code, output.read_text(), errors.read_text()
         )

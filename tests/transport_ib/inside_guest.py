@@ -145,8 +145,11 @@ def test_a_stranger_with_another_qkey_is_not_heard(opened: Open) -> None:
     one.post_sends(0, [b"wrong"], two.own)
     one.post_sends(1, [b"wrong"], None)
     friend = opened("rxe2")
+    two.post_sends(0, [b"here I am"], None)
+    assert [each.data for each in received(friend, 1)] == [b"here I am"]
     friend.post_sends(0, [b"right"], two.own)
-    assert [each.data for each in received(two, 1)] == [b"right"]
+    heard = [each.data for each in received(two, 2) if each.source != two.own]
+    assert heard == [b"right"]
 
 
 def test_a_batch_to_nobody_completes_and_is_counted(opened: Open) -> None:

@@ -109,7 +109,8 @@ def test_a_script_in_the_guest_gives_code_output_and_files_and_may_not_take_for_
 def test_the_contract_holds_over_verbs_and_devices_do_as_they_say(place: Place) -> None:
     # What it would rewrite is imported already; see `Guest.warm`.
     options = ("-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
-    done = place.guest.call("pytest", *options, "tests/transport_ib/inside_guest.py")
+    inside = "tests/transport_ib/inside_guest.py"
+    done = place.guest.call("pytest", *options, inside, within_s=300)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout

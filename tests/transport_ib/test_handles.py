@@ -88,6 +88,31 @@ def test_handles_are_bounded_and_the_oldest_goes(
     assert sorted(device.destroyed) == [1, 2, 3, 4]
 
 
+def test_a_peer_that_was_heard_has_its_handle_in_the_making(device: Device) -> None:
+    device.slow.add(1)
+    found = AddressHandles(device.create, device.destroyed.append, slow=True)
+    found.prepare(peer(1))
+    found.prepare(peer(1))
+    device.may_answer.set()
+    eventually(lambda: device.made == [1], "the handle made")
+    assert found.find(peer(1)) == 1
+    found.prepare(peer(1))
+    found.close()
+    assert device.made == device.destroyed == [1]
+
+
+def test_who_makes_himself_heard_under_many_names_costs_little(device: Device) -> None:
+    device.slow.update(range(1, 1001))
+    found = AddressHandles(device.create, device.destroyed.append, slow=True)
+    for number in range(1, 1001):
+        found.prepare(peer(number))
+    assert len(found._coming) == handles.PREPARED_MAX
+    device.may_answer.set()
+    eventually(lambda: found.find(peer(2000)) == 2000, "the handle of one who is sent to")
+    found.close()
+    assert sorted(device.destroyed) == sorted(device.made)
+
+
 def test_closing_destroys_what_was_still_coming(device: Device) -> None:
     device.slow.add(1)
     found = AddressHandles(device.create, device.destroyed.append, slow=True)

@@ -17,12 +17,14 @@ def header(address: str) -> bytes:
 
 
 def test_a_sender_is_one_object_whatever_it_sends() -> None:
-    found = Sources(with_lid=False)
+    met: list[Peer] = []
+    found = Sources(met.append, with_lid=False)
     first = found.find(header("192.0.2.8"), 80, 0)
     assert found.find(header("192.0.2.8"), 80, 0) is first
     assert first == Peer(IPv6Address("::ffff:192.0.2.8").packed, 80)
     assert found.find(header("192.0.2.9"), 80, 0) != first
     assert found.find(header("192.0.2.8"), 81, 0) != first
+    assert [peer.qpn for peer in met] == [80, 80, 81]
 
 
 def test_a_route_header_that_holds_the_bytes_of_an_ip_header_is_a_route_header() -> None:
@@ -32,13 +34,13 @@ def test_a_route_header_that_holds_the_bytes_of_an_ip_header_is_a_route_header()
     tricky = "fd77:0:0:0:0:0:4500:8"
     assert header(tricky)[20] == 0x45
     for each in (address, tricky):
-        found = Sources(with_lid=False).find(header(each), 80, 0)
+        found = Sources(id, with_lid=False).find(header(each), 80, 0)
         assert found == Peer(IPv6Address(each).packed, 80)
 
 
 def test_strangers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "PEERS_MAX", 10)
-    found = Sources(with_lid=True)
+    found = Sources(id, with_lid=True)
     for number in range(100):
         found.find(header("192.0.2.8"), number, 0)
     assert len(found._known) <= 10

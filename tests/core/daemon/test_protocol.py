@@ -12,7 +12,7 @@ from hypothesis import strategies as some
 from vsync.daemon import frames, protocol
 from vsync.daemon.frames import EventFrames
 from vsync.daemon.protocol import CAUSES, DECLARATIONS, ERRORS, FrameReader, Type
-from vsync.errors import DaemonError, MessageTooLarge, SettingsError, Undelivered, VsyncError
+from vsync.errors import DaemonError, MessageTooLarge, PluginNotFound, Undelivered, VsyncError
 from vsync.events import ConfigurationChanged, Delivery, Envelope, Event, GroupChanged, Move
 from vsync.vocabulary import (
     Cause,
@@ -207,7 +207,7 @@ def test_an_error_comes_through_as_what_it_is(kind: type[VsyncError]) -> None:
 
 
 def test_an_error_that_does_not_cross_comes_as_what_it_is_a_kind_of() -> None:
-    fields = protocol.failure_fields(SettingsError("not so"))
+    fields = protocol.failure_fields(PluginNotFound("not so"))
     body = protocol.END.build({"failure": fields})
     assert type(protocol.failure(protocol.parse(Type.END, body).failure)) is VsyncError
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from vsync.engine.groups import EngineOutput, Groups, JoinRefused, Settled
+from vsync.engine.groups import EngineOutput, Groups, JoinRefused, RingNews, Settled
 from vsync.engine.streams import Control
 from vsync.errors import NotMember
 from vsync.events import ConfigurationChanged, GroupChanged
@@ -42,7 +42,9 @@ class Ring:
         self.events: dict[NodeId, list[EngineOutput]] = {node: [] for node in self.groups}
 
     def read(self, node: int, *ordered: Control | ConfigurationChanged) -> None:
-        self.events[NodeId(node)] += self.groups[NodeId(node)].read(ordered)
+        for event in self.groups[NodeId(node)].read(ordered):
+            assert not isinstance(event, RingNews)  # nobody has any here
+            self.events[NodeId(node)].append(event)
 
     def configure(self, configuration: Configuration) -> None:
         for node in configuration.members:

@@ -13,6 +13,9 @@ from vsync.wire import (
     Commit,
     Entry,
     Join,
+    KeyNews,
+    Mark,
+    Terms,
     Token,
     Wake,
     network_of,
@@ -44,6 +47,28 @@ seqs = st.integers(1, 2**64 - 1)
 pieces = st.lists(st.binary(min_size=1, max_size=300), min_size=1, max_size=20)
 
 
+digests = st.binary(min_size=8, max_size=8)
+marks = st.builds(Mark, st.integers(0, 2**62), digests)
+values = st.dictionaries(
+    st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=24),
+    st.floats(allow_nan=False, allow_infinity=False),
+    min_size=1,
+    max_size=24,
+).map(lambda given: tuple(sorted(given.items())))
+terms = st.builds(Terms, st.integers(0, 2**62), st.lists(digests, max_size=16).map(tuple), values)
+key_ids = st.binary(min_size=4, max_size=4)
+key_news = st.builds(
+    KeyNews,
+    attempt=uint64,
+    new=key_ids.map(lambda key: b"n" + key[1:]),
+    old=key_ids.map(lambda key: b"o" + key[1:]),
+    body=st.binary(max_size=128),
+    complete=st.booleans(),
+    failure=st.text(st.characters(codec="utf-8", categories=("L", "N")), max_size=100),
+    **dict.fromkeys(("members", "others", "without", "accepted", "used", "dropped"), nodes),
+)
+
+
 @st.composite
 def tokens(draw: st.DrawFn) -> Token:
     """Any token that a node may send."""
@@ -72,7 +97,16 @@ def joins(draw: st.DrawFn) -> Join:
         processes, failed = processes | {ME}, failed - {ME}
     refused = frozenset(node for node in failed if draw(st.booleans()))
     return Join(
-        ME, LIFE, draw(rings), draw(ring_seqs), draw(uint64), leaving, processes, failed, refused
+        ME,
+        LIFE,
+        draw(rings),
+        draw(ring_seqs),
+        draw(uint64),
+        leaving,
+        processes,
+        failed,
+        refused,
+        draw(marks),
     )
 
 
@@ -105,5 +139,5 @@ def entries(draw: st.DrawFn, node: NodeId) -> Entry:
     )
 
 
-beacons = st.builds(Beacon, st.just(ME), st.just(LIFE), rings, ring_seqs, nodes)
+beacons = st.builds(Beacon, st.just(ME), st.just(LIFE), rings, ring_seqs, nodes, marks)
 wakes = st.builds(Wake, rings)

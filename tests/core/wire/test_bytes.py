@@ -12,6 +12,8 @@ from vsync.wire import (
     Entry,
     FrameType,
     Join,
+    Mark,
+    Terms,
     Token,
     Wake,
 )
@@ -19,6 +21,7 @@ from vsync.wire.data import DATA_HEAD_BYTES, PART_OVERHEAD_BYTES, RECOVERED_HEAD
 
 RING = RingId(9, NodeId(2))
 RING_HEX = "0000000000000009 00000002"
+MARK = Mark(2, b"abcdefgh")
 
 
 SENDER = NETWORK.to_bytes(4) + bytes.fromhex("00000007 0102030405060708")
@@ -67,6 +70,7 @@ JOIN = RING_HEX + (
     "0002 00000002 00000007"  # processes
     "0001 00000005"  # failed
     "0000"  # refused
+    "0000000000000002 6162636465666768"  # mark: revision, digest
 )
 COMMIT = RING_HEX + (
     "00000003"  # token_seq
@@ -78,7 +82,11 @@ COMMIT = RING_HEX + (
     "01 0000000000000003 00000002 0000000000000001 0000000000000002"  # attempt: ring, aru, high
     "0001 00000004"  # owes
 )
-BEACON = RING_HEX + "0000000000000009" + "0001 00000001"  # ring_seq_max, heard
+BEACON = RING_HEX + (
+    "0000000000000009"  # ring_seq_max
+    "0001 00000001"  # heard
+    "0000000000000002 6162636465666768"  # mark: revision, digest
+)
 
 
 def test_a_token_has_these_bytes() -> None:
@@ -110,7 +118,9 @@ def test_a_recovered_packet_has_these_bytes() -> None:
 
 
 def test_a_join_has_these_bytes() -> None:
-    join = Join(ME, LIFE, RING, 11, 4, False, frozenset({NodeId(2), ME}), frozenset({NodeId(5)}))
+    join = Join(
+        ME, LIFE, RING, 11, 4, False, frozenset({NodeId(2), ME}), frozenset({NodeId(5)}), mark=MARK
+    )
     assert CODEC.join(join) == packet(FrameType.JOIN, JOIN)
 
 
@@ -123,8 +133,15 @@ def test_a_commit_token_has_these_bytes() -> None:
 
 
 def test_a_beacon_has_these_bytes() -> None:
-    beacon = Beacon(ME, LIFE, RING, 9, frozenset({NodeId(1)}))
+    beacon = Beacon(ME, LIFE, RING, 9, frozenset({NodeId(1)}), MARK)
     assert CODEC.beacon(beacon) == packet(FrameType.BEACON, BEACON)
+
+
+def test_terms_have_these_bytes() -> None:
+    assert CODEC.terms(Terms(2, (b"abcdefgh",), (("hold_s", 0.5),))) == packet(
+        FrameType.TERMS,
+        "0000000000000002 01 6162636465666768 01 06 686f6c645f73 3fe0000000000000",
+    )
 
 
 def test_a_wake_has_these_bytes() -> None:

@@ -21,6 +21,7 @@ from tests.core.wire.frames import (
     rings,
     sealed,
     seqs,
+    terms,
     tokens,
     uint64,
     wakes,
@@ -39,6 +40,7 @@ from vsync.wire import (
     Join,
     Part,
     Recovered,
+    Terms,
     Token,
     Wake,
     network_of,
@@ -265,7 +267,12 @@ def test_a_wake_comes_back(wake: Wake) -> None:
     assert decoded(CODEC.wake(wake)) == wake
 
 
-@given(st.integers(0, 6), st.binary(max_size=100))
+@given(terms)
+def test_terms_come_back(sent: Terms) -> None:
+    assert decoded(CODEC.terms(sent)) == sent
+
+
+@given(st.integers(0, 7), st.binary(max_size=100))
 def test_the_header_is_as_declared(kind: int, rest: bytes) -> None:
     packet = sealed(kind, rest)
     raw = HEADER.parse(packet)
@@ -279,6 +286,7 @@ GOOD: list[Any] = [
     CODEC.join(Join(ME, LIFE, RingId(1, ME), 1, 1, False, frozenset({ME}), frozenset())),
     CODEC.beacon(Beacon(ME, LIFE, RingId(1, ME), 1, frozenset())),
     CODEC.wake(Wake(RingId(1, ME))),
+    CODEC.terms(Terms(1, (), (("hold_s", 0.5),))),
 ]
 
 

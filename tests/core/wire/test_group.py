@@ -6,15 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.core.wire.frames import digests, key_news, terms
 from vsync.errors import MalformedPacket
 from vsync.vocabulary import Cause, GroupKey, NodeId, RingId
 from vsync.wire import (
     Announce,
+    ChangeTerms,
     ControlMessage,
     JoinGroups,
+    KeyNews,
     LeaveGroups,
     Membership,
     Synchronized,
+    Terms,
     build_control,
     parse_control,
 )
@@ -41,6 +45,8 @@ MESSAGES = st.one_of(
         LeaveGroups, SESSIONS, st.sampled_from(CAUSES), st.lists(KEYS, max_size=5).map(tuple)
     ),
     st.builds(Synchronized, RINGS),
+    st.builds(ChangeTerms, RINGS, digests, terms),
+    key_news,
 )
 
 
@@ -54,6 +60,25 @@ MESSAGES = st.one_of(
         (JoinGroups(7, False, (G,)), "01 00000007 00" + G_HEX),
         (LeaveGroups(7, Cause.DIED, ()), "02 00000007 01"),
         (Synchronized(RING), "03 0000000000000009 00000002"),
+        (
+            ChangeTerms(RING, b"12345678", Terms(3, (b"abcdefgh",), (("join_s", 0.5),))),
+            "04 0000000000000009 00000002 3132333435363738 0000000000000003 01 6162636465666768"
+            "01 06 6a6f696e5f73 3fe0000000000000",
+        ),
+        (
+            KeyNews(
+                6,
+                b"new!",
+                b"old!",
+                b"body",
+                members=frozenset({NodeId(1), NodeId(2)}),
+                others=frozenset({NodeId(3)}),
+                accepted=frozenset({NodeId(2)}),
+                failure="no",
+            ),
+            "05 0000000000000006 6e657721 6f6c6421 04 626f6479 0002 00000001 00000002 0001 00000003"
+            "0000 0001 00000002 0000 0000 00 0002 6e6f",
+        ),
     ],
 )
 def test_the_bytes_are_these(message: ControlMessage, hexadecimal: str) -> None:
@@ -96,3 +121,27 @@ def test_the_fast_membership_is_the_declared_one(
     assert MEMBERSHIP.build(declared) == fast
     raw = MEMBERSHIP.parse(fast)
     assert (raw.session, raw.closed, raw.group) == (session, closed, group.key)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        ChangeTerms(RING, bytes(8), Terms(2**62 + 1, (), (("join_s", 0.5),))),
+        ChangeTerms(RING, bytes(8), Terms(1, (), ())),
+        ChangeTerms(RING, bytes(8), Terms(1, (), (("join_s", 0.5), ("join_s", 0.6)))),
+        ChangeTerms(RING, bytes(8), Terms(1, (), (("join_s", float("nan")),))),
+        ChangeTerms(RING, bytes(8), Terms(1, (), (("join_s", float("inf")),))),
+        ChangeTerms(RING, bytes(8), Terms(1, (), (("JOIN s", 0.5),))),
+        ChangeTerms(RING, bytes(8), Terms(1, (bytes(8),) * 17, (("join_s", 0.5),))),
+        ChangeTerms(RING, bytes(8), Terms(1, (), tuple(("a" * n, 1.0) for n in range(1, 26)))),
+        KeyNews(1, b"same", b"same"),
+        KeyNews(1, b"new!", b"old!", bytes(129)),
+        KeyNews(1, b"new!", b"old!", members=frozenset({NodeId(0)})),
+        KeyNews(1, b"new!", b"old!", used=frozenset(map(NodeId, range(1, 514)))),
+        KeyNews(1, b"new!", b"old!", failure="x" * 601),
+        KeyNews(1, b"new!", b"old!", failure="a bell\a"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(message: ControlMessage) -> None:
+    with pytest.raises(MalformedPacket):
+        parse_control(build_control(message))

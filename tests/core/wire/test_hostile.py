@@ -19,6 +19,7 @@ from tests.core.wire.frames import (
     rings,
     sealed,
     seqs,
+    terms,
     tokens,
     uint64,
     wakes,
@@ -55,6 +56,7 @@ packets = st.one_of(
     commits().map(CODEC.commit),
     beacons.map(CODEC.beacon),
     wakes.map(CODEC.wake),
+    terms.map(CODEC.terms),
 )
 """A good packet of any kind."""
 

@@ -14,11 +14,13 @@ from vsync_cli.commands.demo import demo
 from vsync_cli.commands.dissect import dissect_command
 from vsync_cli.commands.doctor import doctor
 from vsync_cli.commands.init import init
+from vsync_cli.commands.key import key
 from vsync_cli.commands.keygen import keygen
 from vsync_cli.commands.latency import latency
 from vsync_cli.commands.links import links
 from vsync_cli.commands.plugin import plugin
 from vsync_cli.commands.plugins import plugins
+from vsync_cli.commands.reload import reload
 from vsync_cli.commands.run import run
 from vsync_cli.commands.send import send
 from vsync_cli.commands.simulate import simulate
@@ -107,7 +109,7 @@ def main() -> None:
 
 
 for _command in (
-    *(run, demo, init, check, send, watch, status, links, doctor, keygen, bench, latency),
-    *(plugin, plugins, simulate, trace, dissect_command),
+    *(run, demo, init, check, send, watch, status, links, doctor, reload, keygen, key),
+    *(bench, latency, plugin, plugins, simulate, trace, dissect_command),
 ):
     main.add_command(_command)

@@ -17,6 +17,7 @@ from vsync.api import (
 )
 from vsync.daemon import connect, serve
 from vsync.errors import (
+    ChangeFailed,
     DaemonError,
     DaemonLost,
     DuplicateNode,
@@ -76,6 +77,7 @@ __all__ = [
     "Address",
     "Burst",
     "Cause",
+    "ChangeFailed",
     "Configuration",
     "ConfigurationChanged",
     "DaemonError",

@@ -16,6 +16,7 @@
  ├─ ``Undelivered``         the node closed before all that it accepted was delivered everywhere
  ├─ ``WouldBlock``          there is no room to send at once; it says who is slow
  ├─ ``Evicted``             the session was too slow for its ring, and was ended
+ ├─ ``ChangeFailed``        the ring did not change its settings or its key
  ├─ ``ServiceFailed``       a service refused a request, has failed, or does not run here
  └─ ``DaemonError``         the daemon cannot be reached, or refused what was asked
      ├─ ``DaemonLost``       the connection to the daemon has ended
@@ -141,3 +142,7 @@ class Evicted(VsyncError):
 
 class ServiceFailed(VsyncError):
     """A service refused a request, has failed, or does not run here; the text says which."""
+
+
+class ChangeFailed(VsyncError):
+    """The ring did not change its settings or its key: they are as they were; the text says why."""

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import contextlib
 import os
 import secrets
 import stat
@@ -31,11 +32,11 @@ def write_key(path: Path, key: Key, *, replace: bool = False) -> None:
     """
     text = f"# A key of vsync rings, for all their nodes. Id {key}.\n"
     text += f"{HEADING} {base64.b64encode(key.secret).decode()}\n"
-    aside = path.with_name(f"{path.name}.new")
+    # Several nodes of one machine may share their key files, and change them at the same time.
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         if not replace and path.exists():
             raise FileExistsError
-        aside.unlink(missing_ok=True)
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY)
         with open(descriptor, "w", encoding="ascii") as file:
             file.write(text)
@@ -45,15 +46,31 @@ def write_key(path: Path, key: Key, *, replace: bool = False) -> None:
             os.replace(aside, path)
         else:
             os.link(aside, path)  # fails if another has made it in the meantime
-            aside.unlink()
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
     except FileExistsError as error:
-        aside.unlink(missing_ok=True)
         raise SettingsError(
             f"{path} is there already, and a key that is lost cannot be had back; name another "
             "file, or say --force"
         ) from error
     except OSError as error:
         raise SettingsError(f"the key file {path} cannot be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def next_file(key_file: Path) -> Path:
+    """Where the key is that a key file's is being changed to."""
+    return key_file.with_name(f"{key_file.name}.next")
+
+
+def previous_file(key_file: Path) -> Path:
+    """Where the key is that a key file's was, until all nodes have dropped it."""
+    return key_file.with_name(f"{key_file.name}.previous")
 
 
 def read_key(path: Path) -> Key:
@@ -100,5 +117,17 @@ def key_ring_of(settings: SecuritySection) -> KeyRing | None:
     """The keys that the settings name; None if they name none. Raises SettingsError."""
     if settings.key_file is None:
         return None
-    accepted = [read_key(Path(path)) for path in settings.accepted_key_files]
-    return KeyRing(read_key(Path(settings.key_file)), accepted)
+    path = Path(settings.key_file)
+    accepted = [read_key(Path(each)) for each in settings.accepted_key_files]
+    kept = frozenset(key.id for key in accepted)
+    resolved = path.resolve()
+    for beside in (next_file(resolved), previous_file(resolved)):  # of a change that is under way
+        try:
+            accepted.append(read_key(beside))
+        except SettingsError:
+            if beside.exists():
+                raise
+    # Last: a node that shares the files may just have put the next one into its place.
+    keys = KeyRing(read_key(path), accepted)
+    keys.kept = kept
+    return keys

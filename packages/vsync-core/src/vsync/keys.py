@@ -38,6 +38,10 @@ class KeyRing:
     def __init__(self, key: Key, accepted: Iterable[Key] = ()) -> None:
         self._keys = {each.id: each for each in (key, *accepted)}
         self._used = key
+        self.kept: frozenset[bytes] = frozenset()
+        """Ids of keys that settings say are accepted, whatever becomes of others."""
+        self.dropped: frozenset[bytes] = frozenset()
+        """Ids of keys that were accepted in this life of the node, and are no more."""
 
     @property
     def used(self) -> Key:
@@ -58,6 +62,7 @@ class KeyRing:
         """Take packets that *key* seals from now on."""
         # A new dictionary: the ring's thread may be reading this one.
         self._keys = {**self._keys, key.id: key}
+        self.dropped -= {key.id}
 
     def use(self, key_id: bytes) -> None:
         """Seal with that key from now on. Raises MisuseError if it is not accepted."""
@@ -70,4 +75,6 @@ class KeyRing:
         """Take no packets of that key any more. Raises MisuseError if it is the one that seals."""
         if key_id == self._used.id:
             raise MisuseError(f"key {key_id.hex()} is in use; use another before it is dropped")
+        if key_id in self._keys:
+            self.dropped |= {key_id}
         self._keys = {each: key for each, key in self._keys.items() if each != key_id}

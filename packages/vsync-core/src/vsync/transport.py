@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from pydantic import BaseModel
 
+from vsync.errors import TransportFailed
 from vsync.keys import KeyRing
 from vsync.train import Train as Train
 from vsync.vocabulary import NodeId
@@ -135,6 +136,14 @@ class Transport(ABC):
         """
         del readable
         return self.receive_trains()
+
+    def reload(self, settings: BaseModel) -> None:
+        """Go on with other settings, while it is open.
+
+        Asked for only if all fields that differ are marked as changeable (``"change": "node"`` in
+        their ``json_schema_extra``). Raises TransportFailed if it cannot; then nothing has changed.
+        """
+        raise TransportFailed(f"the transport {self.SCHEME} cannot change while it is open")
 
     @property
     def composed(self) -> bool:

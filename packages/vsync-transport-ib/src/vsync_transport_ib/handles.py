@@ -2,7 +2,8 @@
 
 With RoCE the making looks up the peer's hardware address. If it is not known it is asked for (ARP),
 and whoever asks for a peer that is gone waits for seconds. The ring may not wait: so handles are
-made on threads of their own, each waited for once, a moment.
+made on threads of their own, from when a peer is first heard; and when one is needed that is not
+there yet, it is waited for once, a moment.
 """
 
 from collections import OrderedDict
@@ -14,8 +15,11 @@ from vsync_transport_ib.rdma_core import Pointer
 from vsync_transport_ib.verbs import Peer
 
 HANDLES_MAX: Final = 512
-PATIENCE_S: Final = 0.005
+PATIENCE_S: Final = 0.02
 """A neighbour that is there answers in less; and a token may be late by that much."""
+
+PREPARED_MAX: Final = 32
+"""How many may be in the making for peers that were only heard: anyone can make himself heard."""
 
 THREADS_MAX: Final = 4
 
@@ -38,6 +42,8 @@ class AddressHandles:
         self._threads = ThreadPoolExecutor(THREADS_MAX, "vsync-handles") if slow else None
         self._made: OrderedDict[Peer, Pointer] = OrderedDict()
         self._coming: dict[Peer, Future[Pointer | None]] = {}
+        self._waited: set[Peer] = set()
+        """Those of them that were waited for."""
 
     def find(self, peer: Peer) -> Pointer | None:
         """The handle of *peer*; None if there is none, or not yet."""
@@ -52,27 +58,38 @@ class AddressHandles:
                 self._destroy(self._made.popitem(last=False)[1])
         return handle
 
+    def prepare(self, peer: Peer) -> None:
+        """Begin to make the handle of a peer that was heard, if making takes time."""
+        if self._threads is None or peer in self._made or peer in self._coming:
+            return
+        self._forget_done_beyond(PREPARED_MAX)
+        if len(self._coming) < PREPARED_MAX:
+            self._coming[peer] = self._threads.submit(self._create, peer)
+
     def _wait_for(self, peer: Peer) -> Pointer | None:
         assert self._threads is not None
         coming = self._coming.get(peer)
-        patience = 0.0
         if coming is None:
-            self._forget_done()
+            self._forget_done_beyond(HANDLES_MAX)
             if len(self._coming) >= HANDLES_MAX:
                 return None
             coming = self._coming[peer] = self._threads.submit(self._create, peer)
-            patience = PATIENCE_S
         try:
-            handle = coming.result(patience)
+            handle = coming.result(0 if peer in self._waited else PATIENCE_S)
         except TimeoutError:
+            self._waited.add(peer)
             return None
         del self._coming[peer]
+        self._waited.discard(peer)
         return handle
 
-    def _forget_done(self) -> None:
-        """Drop what was made for peers that nothing was sent to since."""
+    def _forget_done_beyond(self, most: int) -> None:
+        """If there are so many, drop what was made for peers that nothing was sent to since."""
+        if len(self._coming) < most:
+            return
         for peer in [peer for peer, coming in self._coming.items() if coming.done()]:
             handle = self._coming.pop(peer).result()
+            self._waited.discard(peer)
             if handle is not None:
                 self._destroy(handle)
 

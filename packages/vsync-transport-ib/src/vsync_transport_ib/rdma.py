@@ -99,12 +99,12 @@ class RdmaVerbs:
         pair.open()
         self._port_down = not pair.port_is_active
         self._own = Peer(self._endpoint.gid.packed, pair.qpn, pair.lid)
-        self._sources = Sources(with_lid=pair.layer is LinkLayer.INFINIBAND)
         self._handles = AddressHandles(
             self._create_handle,
             self._lib.ibv_destroy_ah,
             slow=pair.layer is LinkLayer.ETHERNET,
         )
+        self._sources = Sources(self._handles.prepare, with_lid=pair.layer is LinkLayer.INFINIBAND)
         stack.callback(self._handles.close)
         stack.callback(self._forget_route)
         self._membership = self._open_membership()

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
@@ -16,7 +17,7 @@ from vsync_transport_ib.rdma_core import Pointer, error_text, libibverbs
 from vsync_transport_ib.verbs import Device, Endpoint, GidEntry, LinkLayer, Port, PortState
 
 SYSFS: Final = Path("/sys/class/infiniband")
-NODES: Final = "/dev/infiniband"
+NODES: Final = Path("/dev/infiniband")
 
 MTU_BYTES: Final = {1: 256, 2: 512, 3: 1024, 4: 2048, 5: 4096}
 """``enum ibv_mtu``."""
@@ -103,19 +104,20 @@ def _open(name: str, device: Pointer) -> Pointer:
     context = libibverbs().ibv_open_device(device)
     if context:
         return Pointer(context)
-    number = ctypes.get_errno()
-    if number in (errno.EACCES, errno.EPERM):
+    why = error_text()
+    # libibverbs tries two ways, and of the error it keeps that of the second: so look.
+    node = NODES / _node_of(name)
+    if not node.exists():
         raise TransportFailed(
-            f"this user may not open the device {name}: no permission on {NODES}/"
-            f"{_node_of(name)}; let the user into the group that may (`ls -l {NODES}`), or have "
-            "udev give the node mode 0666, as the package rdma-core does"
+            f"the device {name} has no node {node} (in this container?); pass {NODES} in"
         )
-    if number == errno.ENOENT:
+    if not os.access(node, os.R_OK | os.W_OK):
         raise TransportFailed(
-            f"the device {name} has no node {NODES}/{_node_of(name)} (in this container?); pass "
-            f"{NODES} in"
+            f"this user may not open the device {name}: no permission on {node}; let the user into "
+            f"the group that may (`ls -l {NODES}`), or have udev give the node mode 0666, as the "
+            "package rdma-core does"
         )
-    raise TransportFailed(f"the device {name} cannot be opened: {error_text(number)}")
+    raise TransportFailed(f"the device {name} cannot be opened: {why}")
 
 
 def find_pkey(context: Pointer, endpoint: Endpoint, lines: int, *, where: str) -> int:

@@ -1,5 +1,6 @@
 """Who sent a message: what a device writes before it, and in its completion, as a ``Peer``."""
 
+from collections.abc import Callable
 from typing import Final
 
 from vsync_transport_ib.verbs import GRH_BYTES, Peer
@@ -16,9 +17,13 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
 class Sources:
-    """One object for each peer. With RoCE a message has no LID that means anything."""
+    """One object for each peer; *met* is called with each new one.
 
-    def __init__(self, *, with_lid: bool) -> None:
+    With RoCE a message has no LID that means anything.
+    """
+
+    def __init__(self, met: Callable[[Peer], object], *, with_lid: bool) -> None:
+        self._met = met
         self._with_lid = with_lid
         self._known: dict[tuple[bytes, int, int], Peer] = {}
 
@@ -36,4 +41,5 @@ class Sources:
                 self._known.clear()
             gid = _MAPPED + place if roce_ipv4 else place
             peer = self._known[key] = Peer(gid, qpn, lid if self._with_lid else 0)
+            self._met(peer)
         return peer

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import resource
 import signal
 import time
@@ -18,10 +19,13 @@ from vsync.daemon import serve
 from vsync.events import ConfigurationChanged
 from vsync.settings import NodeSettings
 from vsync.settings_file import read_settings
+from vsync_cli.commands.reload import describe
 from vsync_cli.parameters import SOCKET_VARIABLE
 from vsync_cli.render import configuration_line, write_lines
 from vsync_cli.sockets import choose_socket
 from vsync_cli.systemd import Notifier, keep_watchdog_quiet
+
+logger = logging.getLogger(__name__)
 
 LEAVING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -52,11 +56,13 @@ LEAVING_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 def run(config: Path, trace: Path | None, socket: Path | None) -> None:
     """Run a node until SIGTERM or Ctrl-C; it then leaves its ring and ends with exit code 0.
 
+    On SIGHUP it reads its settings again, as `vsync reload --yes` has it do.
+
     The first line says what the node is; then there is one for every change of configuration.
     """
     settings = read_settings(config)
     allow_many_clients()
-    anyio.run(run_node, settings, trace, choose_socket(settings, socket))
+    anyio.run(run_node, settings, config, trace, choose_socket(settings, socket))
 
 
 def allow_many_clients() -> None:
@@ -79,12 +85,12 @@ def collect_garbage_seldom() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-async def run_node(settings: NodeSettings, trace: Path | None, socket: Path) -> None:
+async def run_node(settings: NodeSettings, config: Path, trace: Path | None, socket: Path) -> None:
     """Run the node until it is told to leave. Raises VsyncError if it cannot go on."""
     notifier = Notifier()
     with anyio.open_signal_receiver(*LEAVING_SIGNALS, signal.SIGHUP) as signals:
         async with (
-            vsync.open_node(settings, trace=trace) as node,
+            vsync.open_node(settings, trace=trace, settings_file=config) as node,
             anyio.create_task_group() as tasks,
         ):
             await tasks.start(serve, node, socket)
@@ -96,10 +102,23 @@ async def run_node(settings: NodeSettings, trace: Path | None, socket: Path) -> 
             async for number in signals:
                 if number in LEAVING_SIGNALS:
                     break
-                # SIGHUP: whoever started us closed the terminal; a node is there to stay.
+                tasks.start_soon(reload_settings, node, notifier)
             notifier.tell("STOPPING=1", "STATUS=leaving the ring")
             tasks.cancel_scope.cancel()
     write_lines([f"node {settings.node.id} has left the ring"])
+
+
+async def reload_settings(node: vsync.Node, notifier: Notifier) -> None:
+    """Read the settings again. Whatever is wrong with them, the node goes on with those it has."""
+    notifier.tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    try:
+        found = await node.reload()
+    except vsync.VsyncError as error:
+        logger.error("the settings were not reloaded: %s", error)
+    else:
+        for line in describe(str(node.settings_file), [each.record() for each in found]):
+            logger.warning("reload: %s", line)
+    notifier.tell("READY=1")
 
 
 def first_line(settings: NodeSettings, status: Mapping[str, Any], socket: Path) -> str:

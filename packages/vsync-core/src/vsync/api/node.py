@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -16,23 +16,29 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from vsync import speedups
+from vsync.api.keeper import Keeper
 from vsync.api.news import News
+from vsync.api.reload import RESTART, RING, Difference, differences
 from vsync.api.room import Room
 from vsync.api.services import ServiceRunner, ServiceSession
 from vsync.api.session import Session
 from vsync.engine import Engine
+from vsync.engine.groups import SettingsChanged
+from vsync.engine.rekeying import KeyStep
 from vsync.errors import (
     MessageTooLarge,
     MisuseError,
     NodeClosed,
     ServiceFailed,
+    SettingsError,
     Undelivered,
     WouldBlock,
 )
 from vsync.events import Event
-from vsync.key_file import key_ring_of
+from vsync.key_file import key_ring_of, read_key
 from vsync.runtime import Driver, StateStore
 from vsync.runtime.caller import Caller
+from vsync.runtime.changes import shown
 from vsync.runtime.driver import MESSAGES_PER_TURN, Submission
 from vsync.runtime.mailbox import Mailbox
 from vsync.runtime.seat import Seat
@@ -54,7 +60,7 @@ from vsync.vocabulary import (
     Priority,
     SlowPolicy,
 )
-from vsync.wire import network_of
+from vsync.wire import KeyNews, network_of
 
 SEND_QUEUE_BYTES: Final = 8 * 2**20
 """Bytes of one priority that may wait for a place in the order before ``send`` waits."""
@@ -67,6 +73,9 @@ SPILL_BYTES: Final = 2**30
 
 SERVICE_QUEUE_BYTES: Final = 64 * 2**20
 """Bytes that may wait for a service before the ring waits for it."""
+
+RING_CHANGE_S: Final = 10.0
+"""How long a reload waits for a configuration in which the ring can change its settings."""
 
 SENDS_ALONE_S: Final = 0.001
 SENDS_ALONE_MAX: Final = 16
@@ -93,8 +102,19 @@ logger = logging.getLogger(__name__)
 class Node:
     """One node of a ring. Made by ``open_node``; give it sessions to send and receive."""
 
-    def __init__(self, settings: NodeSettings, trace: Path | None) -> None:
+    def __init__(
+        self, settings: NodeSettings, trace: Path | None, settings_file: Path | None = None
+    ) -> None:
         self.settings = settings
+        """What is in effect."""
+        self.settings_file = None if settings_file is None else settings_file.absolute()
+        """Where they were read from, and are read again by ``reload``; None: nowhere."""
+        self._written = settings.ring
+        """What the file says of the ring."""
+        self._reloading = False
+        self.prepare_reload: list[Callable[[NodeSettings], Callable[[], None]]] = []
+        """Called with other settings before they are in effect. Each raises SettingsError if they
+        cannot be, and gives what is to be called when they are."""
         self._opened_at = time.monotonic()
         self._news = News()
         self._caller = Caller()
@@ -113,6 +133,10 @@ class Node:
         except BaseException:
             self._store.close()
             raise
+        self._keeper = Keeper(
+            self.id, self._keys, settings.security.key_file, self._driver.key_step_done
+        )
+        self._driver.desk.tell = self._changed
         for kind, service_settings in services:
             session = NodeServiceSession(self, kind.NAME, SERVICE_QUEUE_BYTES, serves=True)
             self._services[kind.NAME] = ServiceRunner(kind, service_settings, session)
@@ -232,6 +256,8 @@ class Node:
             sealed = status["counters"].get("dropped_sealed", 0)
             seen = [SEALED_SEEN.format(sealed)] if sealed else []
             status["warnings"] = [NO_KEY, *seen, *status["warnings"]]
+        status["settings_file"] = None if self.settings_file is None else str(self.settings_file)
+        status["warnings"] += self._warn_of_changes(changing=status["key_change"] is not None)
         status["services"] = {name: runner.status() for name, runner in self._services.items()}
         for name, runner in self._services.items():
             if runner.failure is not None:
@@ -248,6 +274,138 @@ class Node:
                 f"add a section [service.{service}] to its settings"
             )
         return await runner.request(body)
+
+    # --- changes while it runs ------------------------------------------------------------------
+
+    def _changed(self, change: SettingsChanged | KeyStep) -> None:
+        """The ring has changed, or wants us to do something for it; called in its thread."""
+        if isinstance(change, KeyStep):
+            self._keeper.do(change)
+        else:
+            self.settings = self.settings.model_copy(update={"ring": change.new})
+
+    def _warn_of_changes(self, *, changing: bool) -> list[str]:
+        found = self._keeper.warnings(changing=changing)
+        written, current = dict(self._written.shared()), dict(self.settings.ring.shared())
+        differing = [
+            f"{name} = {shown(value)}" for name, value in current.items() if written[name] != value
+        ]
+        if differing:
+            found.append(
+                "the settings file of this node is behind what its ring was changed to; write into "
+                f"[ring]: {', '.join(differing)}"
+            )
+        return found
+
+    async def reload(
+        self, *, dry_run: bool = False, expected: Sequence[Difference] | None = None
+    ) -> list[Difference]:
+        """Read the settings file again, and have what it says now; what differed.
+
+        What all nodes share changes on the whole ring. If anything differs that cannot change
+        (``where`` is ``restart``), or with *dry_run*, nothing is changed. If there is something
+        else to change than *expected*, nothing is, either.
+
+        Raises SettingsError for a file that cannot be used, ChangeFailed if the ring does not
+        change, TransportFailed if a link cannot be had; then all is as it was.
+        """
+        if self.settings_file is None:
+            raise MisuseError("this node was not opened with a settings file, so none can be read")
+        if self._reloading:
+            raise MisuseError("the settings are being reloaded already; wait until they are")
+        self._reloading = True
+        try:
+            new = await anyio.to_thread.run_sync(read_settings, self.settings_file)
+            found = differences(self.settings, new)
+            if expected is not None and list(expected) != found:
+                raise SettingsError(
+                    f"{self.settings_file} or the ring has changed since the difference was shown; "
+                    "look at it again"
+                )
+            if not dry_run and all(each.where != RESTART for each in found):
+                with anyio.CancelScope(shield=True):  # all of it, or nothing
+                    await self._have(new, found)
+            return found
+        finally:
+            self._reloading = False
+
+    async def _have(self, new: NodeSettings, found: Sequence[Difference]) -> None:
+        """Have *new* settings, of which *found* are other ones. What may fail comes first."""
+        old = self.settings
+        ready = [prepare(new) for prepare in self.prepare_reload]
+        ready.append(self._prepare_keys(new))
+        changes_transport = any(each.key.startswith("transport.") for each in found)
+        if changes_transport:
+            await self._result(self._driver.reload_transport(transport_of(new)[1]))
+        if any(each.where == RING for each in found):
+            try:
+                await self._change_ring(new)
+            except BaseException:
+                if changes_transport:
+                    await self._result(self._driver.reload_transport(transport_of(old)[1]))
+                raise
+        self._driver.retime(new.node.drain_s, new.node.synchronize_s)
+        for go in ready:
+            go()
+        # The ring's may have changed once more in the meantime.
+        ring = new.ring.with_shared(self.settings.ring.shared())
+        self.settings = new.model_copy(update={"ring": ring})
+        self._written = new.ring
+
+    async def _change_ring(self, new: NodeSettings) -> None:
+        changing = self._driver.change_settings(new.ring)
+        with anyio.move_on_after(RING_CHANGE_S):
+            await self._result(changing)
+            return
+        self._driver.give_up_settings()
+        await self._result(changing)
+
+    def _prepare_keys(self, new: NodeSettings) -> Callable[[], None]:
+        keys = self._keys
+        if keys is None:
+            return lambda: None
+        accepted = [read_key(Path(path)) for path in new.security.accepted_key_files]
+
+        def go() -> None:
+            for key in accepted:
+                keys.accept(key)
+            kept = frozenset(key.id for key in accepted)
+            for key_id in keys.kept - kept - {keys.used.id}:
+                keys.drop(key_id)
+            keys.kept = kept
+
+        return go
+
+    async def rotate_key(
+        self, *, copied: bool = False, without: Sequence[int] = ()
+    ) -> dict[str, Any]:
+        """Change the key of the running ring to a new one, in its nodes and in their key files.
+
+        Waits until all nodes have it and nothing else; nodes in *without* are not waited for while
+        they are away. With *copied* the new key is in each node's key file with ``.next`` behind
+        its name already, and does not travel. Who stops waiting does not stop the change.
+
+        Raises MisuseError, SettingsError, ChangeFailed; then the key is as it was.
+        """
+        driver = self._driver
+        news = await self._result(driver.call(lambda now: driver.engine.changes.rekeying.known))
+        if news is None:
+            news = await anyio.to_thread.run_sync(
+                lambda: self._keeper.propose(copied=copied, without=without)
+            )
+        else:  # it is under way already
+            news = KeyNews(0, news.new, news.old, without=frozenset(map(NodeId, without)))
+        began_at = self._now()
+        beginning, changing = self._driver.change_key(news)
+        begun = await self._result(beginning)
+        await self._result(changing)
+        configuration = self.configuration
+        return {
+            "old": begun.old.hex(),
+            "new": begun.new.hex(),
+            "members": [] if configuration is None else list(configuration.members),
+            "seconds": round(self._now() - began_at, 3),
+        }
 
     # --- for sessions ---------------------------------------------------------------------------
 
@@ -291,6 +449,7 @@ class Node:
 
     async def _close(self) -> None:
         """End the services, drain, leave, end the thread."""
+        self._keeper.close()
         for runner in self._services.values():
             await runner.stop()
         self._driver.close()
@@ -564,12 +723,16 @@ def _parts(payloads: list[bytes], size_max: int) -> Iterator[list[bytes]]:
 
 @asynccontextmanager
 async def open_node(
-    settings: NodeSettings | str | os.PathLike[str], *, trace: str | os.PathLike[str] | None = None
+    settings: NodeSettings | str | os.PathLike[str],
+    *,
+    trace: str | os.PathLike[str] | None = None,
+    settings_file: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Node]:
     """Open a node, and close it at the end of the block: ``async with open_node(…) as node``.
 
     *settings* is a settings file's path, or what it would say. *trace* is a file that every event
-    is appended to (see the trace's format in the documentation). The block begins when the node has
+    is appended to (see the trace's format in the documentation). *settings_file* is where
+    ``Node.reload`` reads settings that were not given as a path. The block begins when the node has
     its first configuration. At its end the node delivers what it accepted, for up to
     ``[node] drain_s``, and leaves the ring.
 
@@ -578,8 +741,10 @@ async def open_node(
     ended the node before (DuplicateNode, TransportFailed, StateFailed).
     """
     if not isinstance(settings, NodeSettings):
+        settings_file = settings_file or settings
         settings = read_settings(settings)
-    node = Node(settings, None if trace is None else Path(trace))
+    place = None if settings_file is None else Path(settings_file)
+    node = Node(settings, None if trace is None else Path(trace), place)
     failure: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:

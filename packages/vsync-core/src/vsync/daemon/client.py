@@ -116,6 +116,18 @@ class DaemonSession(Session):
         status: dict[str, Any] = json.loads(await link.ask(Type.STATUS))
         return status
 
+    async def command(self, name: str, **arguments: Any) -> dict[str, Any]:
+        """Have the node itself do something: ``reload`` or ``rotate_key``; its answer.
+
+        Only root and the user who runs the node may. Raises what the node does; NotAllowed.
+        """
+        link = await self._ready_link()
+        packed = json.dumps(arguments).encode()
+        answer: dict[str, Any] = json.loads(
+            await link.ask(Type.COMMAND, name=name, arguments=packed)
+        )
+        return answer
+
     async def request(self, service: str, body: bytes) -> bytes:
         link = await self._ready_link()
         if len(service.encode()) > protocol.NAME_BYTES_MAX:

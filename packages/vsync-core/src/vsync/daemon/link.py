@@ -251,7 +251,9 @@ class Link:
                 self._answered(protocol.parse(Type.DONE, body).number, [Type.JOIN, Type.LEAVE], b"")
             case Type.ANSWER:
                 fields = protocol.parse(Type.ANSWER, body)
-                self._answered(fields.number, [Type.STATUS, Type.REQUEST], fields.body)
+                self._answered(
+                    fields.number, [Type.STATUS, Type.REQUEST, Type.COMMAND], fields.body
+                )
             case Type.REFUSED:
                 fields = protocol.parse(Type.REFUSED, body)
                 self._answered(fields.number, None, None, protocol.failure(fields.failure))
@@ -285,9 +287,10 @@ class Link:
         answer: Any,
         error: VsyncError | None = None,
     ) -> None:
-        asked = self._asked.pop(number, None)
+        asked = self._asked.get(number)
         if asked is None or (kinds is not None and asked.kind not in kinds):
             raise DaemonError("the daemon sent an answer that nobody asked for")
+        del self._asked[number]
         asked.answer, asked.error = answer, error
         if isinstance(error, Evicted):
             self.evicted = error

@@ -34,6 +34,7 @@ from construct import (
 )
 
 from vsync.errors import (
+    ChangeFailed,
     DaemonError,
     DaemonLost,
     DuplicateNode,
@@ -45,6 +46,7 @@ from vsync.errors import (
     NotMember,
     PriorityHeld,
     ServiceFailed,
+    SettingsError,
     StateFailed,
     TraceFailed,
     TransportFailed,
@@ -89,6 +91,7 @@ class Type(IntEnum):
     DELIVERIES = 16  #: messages in a row that have all in common but number and payload
     CONFIGURATION = 17
     VIEW = 18
+    COMMAND = 19  #: to the node itself, from those who may administer it
 
 
 ERRORS: Final[tuple[type[VsyncError], ...]] = (
@@ -108,6 +111,8 @@ ERRORS: Final[tuple[type[VsyncError], ...]] = (
     StateFailed,
     TraceFailed,
     NotAllowed,
+    SettingsError,
+    ChangeFailed,
 )
 """The errors that cross the socket as what they are; their places here are their numbers."""
 
@@ -159,6 +164,11 @@ JOIN = Struct(
 LEAVE = Struct("number" / Int32ub, "groups" / PrefixedArray(Int16ub, KEY), Terminated)
 STATUS = Struct("number" / Int32ub, Terminated)
 REQUEST = Struct("number" / Int32ub, "service" / PascalString(Int8ub, "utf8"), "body" / GreedyBytes)
+COMMAND = Struct(
+    "number" / Int32ub,
+    "name" / PascalString(Int8ub, "utf8"),
+    "arguments" / GreedyBytes,  # a JSON object
+)
 SEND = Struct(
     "number" / Int32ub,
     "guarantee" / Int8ub,
@@ -227,6 +237,7 @@ DECLARATIONS: Final[dict[Type, "Construct[Any, Any]"]] = {
     Type.DELIVERIES: DELIVERIES,
     Type.CONFIGURATION: CONFIGURATION,
     Type.VIEW: VIEW,
+    Type.COMMAND: COMMAND,
 }
 """The body of each frame."""
 

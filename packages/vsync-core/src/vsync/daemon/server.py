@@ -27,6 +27,7 @@ import anyio.abc
 
 from vsync.api.node import Node, NodeSession
 from vsync.daemon import frames, protocol
+from vsync.daemon.commands import ARGUMENTS_BYTES_MAX, obey
 from vsync.daemon.frames import EventFrames, Send
 from vsync.daemon.peers import Doorkeeper, peer_of
 from vsync.daemon.protocol import DAEMON_PROTOCOL, FrameReader, Type
@@ -39,7 +40,7 @@ from vsync.errors import (
     ServiceFailed,
     VsyncError,
 )
-from vsync.settings import MESSAGE_BYTES_LIMIT, DaemonSection
+from vsync.settings import MESSAGE_BYTES_LIMIT, DaemonSection, NodeSettings
 from vsync.vocabulary import Cause, GroupKey, Priority, SlowPolicy
 
 RECEIVE_BYTES: Final = 2**18
@@ -75,7 +76,7 @@ async def serve(
     daemon serves there; SettingsError for a user or group that does not exist.
     """
     place = Path(path)
-    server = _Server(node)
+    server = _Server(node, place)
     _clear(place)
     try:
         listener = listen(str(place), server.doorkeeper.mode)
@@ -84,12 +85,14 @@ async def serve(
             f"cannot make the socket {place}: {error.strerror or error}; choose another place with "
             "--socket or with socket in [daemon]"
         ) from error
+    node.prepare_reload.append(server.prepare_reload)
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.tick)
             task_status.started()
             await accept(listener, server.handle)
     finally:
+        node.prepare_reload.remove(server.prepare_reload)
         listener.close()
         with contextlib.suppress(OSError):
             os.unlink(place)
@@ -124,13 +127,25 @@ def _clear(place: Path) -> None:
 class _Server:
     """All clients of one socket."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, place: Path) -> None:
         self.node = node
+        self._place = place
         self.doorkeeper = Doorkeeper(node.settings.daemon)
         self.frames = EventFrames()
         self.connected = 0
         self.clients: set[_Client] = set()
         """Those that have a session."""
+
+    def prepare_reload(self, settings: NodeSettings) -> Callable[[], None]:
+        """Let others in, from the next on who knocks. Raises SettingsError for unknown names."""
+        doorkeeper = Doorkeeper(settings.daemon)
+
+        def go() -> None:
+            self.doorkeeper = doorkeeper
+            with contextlib.suppress(OSError):  # somebody has removed it
+                os.chmod(self._place, doorkeeper.mode)
+
+        return go
 
     async def handle(self, stream: Stream) -> None:
         """Serve one connection to its end."""
@@ -384,6 +399,7 @@ class _Client:
         self, session: NodeSession, tasks: anyio.abc.TaskGroup, kind: int, body: bytes
     ) -> None:
         """Begin to answer a request; others may be answered before it."""
+        refusals: tuple[type[VsyncError], ...] = (MisuseError, ServiceFailed, Evicted)
         work: Callable[[], Awaitable[bytes | None]]
         match kind:
             case Type.JOIN:
@@ -398,21 +414,33 @@ class _Client:
             case Type.REQUEST:
                 fields = protocol.parse(Type.REQUEST, body)
                 work = partial(session.request, fields.service, fields.body)
+            case Type.COMMAND:
+                fields = protocol.parse(Type.COMMAND, body)
+                if len(fields.arguments) > ARGUMENTS_BYTES_MAX:
+                    raise DaemonError("the client sent a command that no command can be")
+                work = partial(self._command, fields.name, fields.arguments)
+                refusals = (VsyncError,)
             case _:
                 raise DaemonError(f"the client sent a frame of unknown type {kind}")
         self._requests += 1
-        tasks.start_soon(self._answer, fields.number, work)
+        tasks.start_soon(self._answer, fields.number, work, refusals)
         if self._requests > REQUESTS_MAX:
             raise DaemonError(f"the client asks more than the {REQUESTS_MAX} things that it may")
 
-    async def _answer(self, number: int, work: Callable[[], Awaitable[bytes | None]]) -> None:
+    async def _answer(
+        self,
+        number: int,
+        work: Callable[[], Awaitable[bytes | None]],
+        refusals: tuple[type[VsyncError], ...],
+    ) -> None:
+        """Answer; *refusals* end what was asked, and other errors the session."""
         try:
             body = await work()
             if body is not None and len(body) > MESSAGE_BYTES_LIMIT:
                 raise ServiceFailed(
                     f"the answer has {len(body)} bytes, and {MESSAGE_BYTES_LIMIT} are possible"
                 )
-        except (MisuseError, ServiceFailed, Evicted) as error:
+        except refusals as error:
             self._refuse(number, error)
         else:
             if body is None:
@@ -421,6 +449,13 @@ class _Client:
                 self._outgoing.put(protocol.build(Type.ANSWER, number=number, body=body))
         await self._outgoing.room()  # until then it counts as under way
         self._requests -= 1
+
+    async def _command(self, name: str, arguments: bytes) -> bytes:
+        try:
+            peer = peer_of(self._stream.socket)
+        except OSError as error:
+            raise DaemonError(f"cannot tell who asks: {error}") from error
+        return await obey(self._node, peer, name, arguments)
 
     def _refuse(self, number: int, error: VsyncError) -> None:
         fields = protocol.failure_fields(error)

@@ -13,18 +13,23 @@ again if there were events.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, cast
 
+from vsync.engine.changes import RingChanges
 from vsync.engine.groups import (
     EngineEvent,
     EngineOutput,
     Groups,
     Notice,
+    SettingsChanged,
+    SettingsDiffer,
     Settled,
     SynchronizeLate,
     events_of,
 )
 from vsync.engine.membership import Membership
+from vsync.engine.rekeying import Step
 from vsync.engine.state import State, Trigger
 from vsync.engine.store import RingStore
 from vsync.engine.timers import Timer
@@ -54,7 +59,9 @@ from vsync.wire import (
     Commit,
     Frame,
     Join,
+    KeyNews,
     Part,
+    Terms,
     Token,
     Wake,
     build_control,
@@ -101,6 +108,9 @@ class Engine(Membership):
             store=store,
         )
         self.groups = Groups(node)
+        self.changes = RingChanges(node, self.agreement)
+        self.away: set[NodeId] = set()
+        """Nodes that were members in this life of the node, and are not now."""
         self._synchronize_s = synchronize_s
         self._services: set[str] = set()
         self._synchronizing: set[str] = set()
@@ -114,6 +124,7 @@ class Engine(Membership):
             Commit: self._on_commit,
             Beacon: self._on_beacon,
             Wake: self._on_wake,
+            Terms: self._on_terms,
         }
 
     # --- inputs ---------------------------------------------------------------------------------
@@ -341,6 +352,68 @@ class Engine(Membership):
             self._want_token(now)
         outgoing.clear()
 
+    def change_settings(self, settings: RingSettings, now: float) -> None:
+        """Have the whole ring use *settings*, from one place in its order on.
+
+        A ``SettingsWishEnded`` says what came of it. Raises MisuseError for what cannot change.
+        """
+        self.changes.wish(settings)
+        self._pursue_changes(now)
+
+    def set_synchronize_s(self, synchronize_s: float) -> None:
+        """Give services so long to synchronize, from the next configuration on."""
+        self._synchronize_s = synchronize_s
+
+    def change_key(self, news: KeyNews, now: float) -> None:
+        """Begin to change the ring's key; a ``KeyChangeEnded`` says what came of it.
+
+        Raises MisuseError if nodes are away that would come back without it.
+        """
+        if self.configuration is None:
+            raise MisuseError("the node is on no ring yet; try again when it is")
+        present = frozenset(self._members)
+        if named := sorted(news.without & present):
+            raise MisuseError(f"node {named[0]} is on the ring; only nodes that are away may miss")
+        if missing := sorted(self.away - news.without):
+            listed = ", ".join(map(str, missing))
+            raise MisuseError(
+                f"node {listed} was on this ring and is away: it would come back with the old key. "
+                f"Start it first; or go on with --without {missing[0]}, and copy the new key file "
+                "to it before it is started"
+            )
+        self.changes.rekeying.say(replace(news, members=news.members | present))
+        self._pursue_changes(now)
+
+    def key_step_done(self, new: bytes, step: Step, failure: str, now: float) -> None:
+        """A ``KeyStep`` is durably done; or it could not be, for the reason *failure*."""
+        self.changes.rekeying.step_done(new, step, failure)
+        self._pursue_changes(now)
+
+    def _pursue_changes(self, now: float) -> None:
+        """Say what is to be said about changes of the ring itself."""
+        changes = self.changes
+        changes.pursue(self.groups.ring, settled=self.groups.settled)
+        changes.collect()
+        self._notices += changes.notices
+        changes.notices.clear()
+        if self.configuration is not None:
+            self.groups.outgoing += changes.outgoing
+            changes.outgoing.clear()
+            self._send_control(now)
+
+    def _take_newer(self, terms: Terms, sender: NodeId, now: float) -> None:
+        if self.state is not State.OPERATIONAL:
+            old = self._settings
+            if self.agreement.adopt(terms):
+                self._use_settings(self.agreement.settings)
+                self._notices.append(SettingsChanged(sender, old, self._settings))
+        elif self._is_representative:
+            self.changes.pass_on(self.groups.ring, terms)
+            self._pursue_changes(now)
+
+    def _tell_differing(self, sender: NodeId, terms: Terms) -> None:
+        self._notices.append(SettingsDiffer(sender, terms))
+
     def set_blocked(self, blocked: bool, now: float) -> None:
         """Ask the ring to take no new messages, since our application is too slow; or no more."""
         if blocked != self._blocked:
@@ -371,7 +444,9 @@ class Engine(Membership):
             # Deliveries alone: the groups have nothing to read in them.
             return cast(list[EngineOutput], ordered)
         self._changed = self._control_reader.news = False
-        events = self.groups.read(ordered)
+        events = self.changes.read(self.groups.read(ordered), self._members)
+        if self.agreement.settings is not self._settings:
+            self._use_settings(self.agreement.settings)
         self._follow(events)
         notices, self._notices = self._notices, []
         return [*events, *notices]
@@ -384,18 +459,30 @@ class Engine(Membership):
             self._settled_id = ""
             self._synchronizing.clear()
             self._timers.stop(Timer.SYNCHRONIZE)
+            self._introduce_changes(events)
         if Settled in kinds and self.groups.settled:  # and no other configuration after it
             assert self.configuration is not None
             self._settled_id = self.configuration.id
             self._synchronizing = set(self._services)
             self._timers.start(Timer.SYNCHRONIZE, now + self._synchronize_s)
             self._synchronize_if_done()
+        self._pursue_changes(now)
         self._send_control(now)
         if self.synchronizing and self.groups.synchronized:
             self.synchronizing = False
             self._open_lanes()
             if self._packer.may_send:
                 self._want_token(now)
+
+    def _introduce_changes(self, events: Sequence[EngineOutput]) -> None:
+        """In a new configuration, tell of changes those who may not know, before all else."""
+        for event in events:
+            if type(event) is ConfigurationChanged:
+                self.away.update(event.configuration.left)
+        self.away.difference_update(self._members)
+        assert self.groups.ring is not None
+        self.groups.outgoing[:0] = self.changes.announcements(self.groups.ring)
+        self.changes.rekeying.configured(self._members)
 
     # --- observables ----------------------------------------------------------------------------
 

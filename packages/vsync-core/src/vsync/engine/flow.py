@@ -40,6 +40,11 @@ class Flow:
         requests = min(REQUESTS_MAX, max(1, (packet_bytes - TOKEN_BYTES_MIN) // REQUEST_BYTES))
         return cls(window, min(settings.packets_per_visit, window), requests_max=requests)
 
+    def resize(self, other: "Flow") -> None:
+        """Have the windows of *other* from now on."""
+        self.window = other.window
+        self.per_visit = other.per_visit
+
     @property
     def gap_max(self) -> int:
         """How many packets may be held for those who miss some."""

@@ -16,9 +16,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
+from vsync.engine.rekeying import KeyChangeEnded, KeyStep
 from vsync.engine.streams import Control, Ordered, Run
 from vsync.errors import NotMember
 from vsync.events import ConfigurationChanged, Delivery, GroupChanged, Move
+from vsync.settings import RingSettings
 from vsync.vocabulary import Cause, Configuration, GroupKey, Kind, Member, NodeId, RingId
 from vsync.wire.group import (
     GROUPS_MAX,
@@ -30,6 +32,8 @@ from vsync.wire.group import (
     Membership,
     Synchronized,
 )
+from vsync.wire.rekey import KeyNews
+from vsync.wire.terms import ChangeTerms, Terms
 
 SESSION_MAX: Final = 2**32 - 1
 
@@ -38,6 +42,39 @@ class Settled(NamedTuple):
     """All nodes of *configuration* have announced their groups; services synchronize now."""
 
     configuration: Configuration
+
+
+class RingNews(NamedTuple):
+    """Something that a node says of the ring itself, at its place in the order of *ring*.
+
+    *settled*: all nodes had announced themselves before it.
+    """
+
+    sender: NodeId
+    message: ChangeTerms | KeyNews
+    ring: RingId
+    settled: bool
+
+
+class SettingsChanged(NamedTuple):
+    """From here on the ring has *new* settings in place of *old* ones, since *node* said so."""
+
+    node: NodeId
+    old: RingSettings
+    new: RingSettings
+
+
+class SettingsWishEnded(NamedTuple):
+    """The ring has the settings that this node wanted; or not, for the reason *failure*."""
+
+    failure: str
+
+
+class SettingsDiffer(NamedTuple):
+    """*node* is let be, and its ring: the settings that all nodes share are other ones there."""
+
+    node: NodeId
+    terms: Terms
 
 
 class JoinRefused(NamedTuple):
@@ -54,7 +91,16 @@ class SynchronizeLate(NamedTuple):
     name: str
 
 
-Notice: TypeAlias = Settled | JoinRefused | SynchronizeLate
+Notice: TypeAlias = (
+    Settled
+    | JoinRefused
+    | SynchronizeLate
+    | SettingsChanged
+    | SettingsDiffer
+    | SettingsWishEnded
+    | KeyStep
+    | KeyChangeEnded
+)
 """What the engine tells the runtime alone."""
 
 EngineEvent: TypeAlias = Delivery | ConfigurationChanged | GroupChanged | Notice
@@ -159,9 +205,11 @@ class Groups:
 
     # --- what the ring has ordered --------------------------------------------------------------
 
-    def read(self, ordered: Iterable[Ordered | ConfigurationChanged]) -> list[EngineOutput]:
+    def read(
+        self, ordered: Iterable[Ordered | ConfigurationChanged]
+    ) -> list[EngineOutput | RingNews]:
         """What the application is to see for what the ring has ordered, in the same order."""
-        out: list[EngineOutput] = []
+        out: list[EngineOutput | RingNews] = []
         for each in ordered:
             if type(each) is Control:
                 self._read_control(each.sender, each.message, out)
@@ -172,6 +220,11 @@ class Groups:
                 out.append(each)
                 self._configure(each.configuration, out)
         return out
+
+    @property
+    def ring(self) -> RingId | None:
+        """The ring of the last regular configuration."""
+        return self._ring
 
     @property
     def settled(self) -> bool:
@@ -192,7 +245,7 @@ class Groups:
         assert self._ring is not None
         self.outgoing.append(Synchronized(self._ring))
 
-    def _configure(self, configuration: Configuration, out: list[EngineOutput]) -> None:
+    def _configure(self, configuration: Configuration, out: list[EngineOutput | RingNews]) -> None:
         self._configuration = configuration
         if configuration.kind is Kind.TRANSITIONAL:
             self._covered &= frozenset(configuration.members)
@@ -208,7 +261,7 @@ class Groups:
         self._synchronized.clear()
         self._announce(self._ring, out)
 
-    def _remove_lost(self, out: list[EngineOutput]) -> None:
+    def _remove_lost(self, out: list[EngineOutput | RingNews]) -> None:
         """Take out the members whose nodes are gone."""
         for key in sorted(self._table, key=_by_key):
             members = self._table[key].members
@@ -218,7 +271,7 @@ class Groups:
                 gone = tuple(Move(member, Cause.NODE_GONE) for member in lost)
                 self._view(key, (), gone, out)
 
-    def _announce(self, ring: RingId, out: list[EngineOutput]) -> None:
+    def _announce(self, ring: RingId, out: list[EngineOutput | RingNews]) -> None:
         memberships: list[Membership] = []
         for session, groups in sorted(self._mine.items()):
             member = Member(self._node, session)
@@ -235,7 +288,7 @@ class Groups:
             self.outgoing.append(Announce(ring, start == starts[-1], part))
 
     def _read_control(
-        self, sender: NodeId, message: ControlMessage, out: list[EngineOutput]
+        self, sender: NodeId, message: ControlMessage, out: list[EngineOutput | RingNews]
     ) -> None:
         if self._configuration is None or sender not in self._configuration.members:
             return  # its sessions went with it
@@ -252,9 +305,12 @@ class Groups:
             case Synchronized(ring):
                 if ring == self._ring:
                     self._synchronized.add(sender)
+            case ChangeTerms() | KeyNews():
+                assert self._ring is not None
+                out.append(RingNews(sender, message, self._ring, self.settled))
 
     def _move(
-        self, sender: NodeId, message: JoinGroups | LeaveGroups, out: list[EngineOutput]
+        self, sender: NodeId, message: JoinGroups | LeaveGroups, out: list[EngineOutput | RingNews]
     ) -> None:
         member = Member(sender, message.session)
         if isinstance(message, JoinGroups):
@@ -282,7 +338,7 @@ class Groups:
         if message.last:
             self._announced.add(sender)
 
-    def _settle_if_complete(self, out: list[EngineOutput]) -> None:
+    def _settle_if_complete(self, out: list[EngineOutput | RingNews]) -> None:
         """When the last node has announced: the next views, all at one place in the order."""
         configuration = self._configuration
         assert configuration is not None and self._announcing is not None
@@ -334,7 +390,7 @@ class Groups:
         member: Member,
         closed: bool,
         keys: Sequence[GroupKey],
-        out: list[EngineOutput],
+        out: list[EngineOutput | RingNews],
     ) -> None:
         for key in dict.fromkeys(keys):
             group = self._table.get(key)
@@ -349,7 +405,7 @@ class Groups:
                 group.members.add(member)
                 self._view(key, (Move(member, Cause.JOINED),), (), out)
 
-    def _refuse(self, member: Member, key: GroupKey, out: list[EngineOutput]) -> None:
+    def _refuse(self, member: Member, key: GroupKey, out: list[EngineOutput | RingNews]) -> None:
         if member.node == self._node:
             self._mine.get(member.session, {}).pop(key, None)
             out.append(
@@ -366,7 +422,7 @@ class Groups:
         member: Member,
         cause: Cause,
         keys: Sequence[GroupKey],
-        out: list[EngineOutput],
+        out: list[EngineOutput | RingNews],
     ) -> None:
         if not keys:
             keys = sorted(
@@ -384,7 +440,7 @@ class Groups:
         key: GroupKey,
         joined: tuple[Move, ...],
         left: tuple[Move, ...],
-        out: list[EngineOutput],
+        out: list[EngineOutput | RingNews],
     ) -> None:
         assert self._configuration is not None
         group = self._table.get(key)

@@ -26,10 +26,14 @@ class Health:
     """That of one node. It worsens at once, and heals slowly."""
 
     def __init__(self, token_lost_s: float) -> None:
-        self._most_s = token_lost_s
-        self._halving_s = HALVING * token_lost_s
+        self.retime(token_lost_s)
         self._late_s = 0.0
         self._since = 0.0
+
+    def retime(self, token_lost_s: float) -> None:
+        """The ring has other settings from now on."""
+        self._most_s = token_lost_s
+        self._halving_s = HALVING * token_lost_s
 
     def late(self, by_s: float, now: float) -> None:
         """The node has come so much too late. More than ``token_lost_s`` counts as that: then it

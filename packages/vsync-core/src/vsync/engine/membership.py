@@ -4,9 +4,11 @@ how rings find each other.
 The middle one of the engine's three layers.
 """
 
+from abc import abstractmethod
 from collections import deque
 from typing import Final
 
+from vsync.engine.agreement import Verdict
 from vsync.engine.neighbours import Meeting
 from vsync.engine.ordering import Ordering
 from vsync.engine.recovery import Attempt, Plan
@@ -29,7 +31,9 @@ from vsync.wire import (
     Commit,
     Entry,
     Join,
+    Mark,
     Recovered,
+    Terms,
     Token,
 )
 from vsync.wire.header import Header
@@ -141,12 +145,15 @@ class Membership(Ordering):
             frozenset(gathering.processes),
             frozenset(gathering.failed | gathering.refused),
             frozenset(gathering.refused - gathering.failed),
+            self.agreement.mark,
         )
         self._send([self._codec.join(join)])
         self._timers.start(Timer.JOIN, now + self._settings.join_s)
 
     def _on_join(self, join: Join, header: Header, source: Address, now: float) -> None:
         sender = join.sender
+        if not (join.leaving or self._agrees(sender, join.mark, now)):
+            return
         self._learn_ring_seq(join.ring_seq_max, join.ring.seq)
         met = self._neighbours.meet(sender, join.life, source, now)
         if met is Meeting.FORMER_LIFE:
@@ -420,13 +427,17 @@ class Membership(Ordering):
         if self.state is not State.OPERATIONAL or not self._is_representative:
             return
         heard = frozenset(self._neighbours.representatives_heard(now))
-        beacon = Beacon(self.node, self.life, self._ring, self._ring_seq_max, heard)
+        beacon = Beacon(
+            self.node, self.life, self._ring, self._ring_seq_max, heard, self.agreement.mark
+        )
         self._send([self._codec.beacon(beacon)])
         self._neighbours.beacon_sent(now)
         self._timers.start(Timer.BEACON, now + self._settings.beacon_s)
 
     def _on_beacon(self, beacon: Beacon, header: Header, source: Address, now: float) -> None:
         sender = beacon.sender
+        if not self._agrees(sender, beacon.mark, now):
+            return
         self._learn_ring_seq(beacon.ring_seq_max, beacon.ring.seq)
         if self.state is not State.OPERATIONAL or beacon.ring == self._ring:
             return
@@ -445,3 +456,34 @@ class Membership(Ordering):
                 self._gather(now)
             elif self._neighbours.may_answer(now):
                 self._send_beacon(now)
+
+    # --- nodes with other settings --------------------------------------------------------------
+
+    def _agrees(self, sender: NodeId, mark: Mark, now: float) -> bool:
+        """Whether *sender* has our settings. If not there is no ring with it, and it is told what
+        ours are."""
+        if self.agreement.agrees(sender, mark, now):
+            return True
+        self.counters.add("dropped_other_settings")
+        operational = self.state is State.OPERATIONAL
+        if self.state is not State.LEFT and (self._is_representative or not operational):
+            settings = self._settings
+            interval_s = settings.beacon_s if operational else settings.join_s
+            if self.agreement.may_tell(sender, interval_s, now):
+                self._send([self._codec.terms(self.agreement.terms)])
+        return False
+
+    def _on_terms(self, terms: Terms, header: Header, source: Address, now: float) -> None:
+        match self.agreement.weigh(terms):
+            case Verdict.NEWER:
+                self._take_newer(terms, header.sender, now)
+            case Verdict.OTHER if self.agreement.note(header.sender, terms, now):
+                self._tell_differing(header.sender, terms)
+
+    @abstractmethod
+    def _take_newer(self, terms: Terms, sender: NodeId, now: float) -> None:
+        """*terms* are what ours were changed to."""
+
+    @abstractmethod
+    def _tell_differing(self, sender: NodeId, terms: Terms) -> None:
+        """*sender* has other terms."""

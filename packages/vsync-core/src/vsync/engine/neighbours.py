@@ -68,6 +68,11 @@ class Neighbours:
         self._duplicate_since = now
         self._farewells: dict[NodeId, Farewell] = {}
 
+    def retime(self, join_s: float, beacon_s: float) -> None:
+        """The ring has other settings from now on."""
+        self._join_s = join_s
+        self._beacon_s = beacon_s
+
     def meet(self, node: NodeId, life: int, source: Address, now: float) -> Meeting:
         """Note where *node* is, unless the frame is a late one of a former life of it."""
         known = self._lives.get(node)

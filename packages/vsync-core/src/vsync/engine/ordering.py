@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
+from vsync.engine.agreement import Agreement
 from vsync.engine.counters import Counters
 from vsync.engine.flow import Flow
 from vsync.engine.gather import Gathering
@@ -85,9 +86,13 @@ class Ordering(ABC):
         self.failure: VsyncError | None = None
         """Why this node had to stop, if it had to."""
         self.counters = Counters()
+        self.agreement = Agreement(settings)
+        """The settings that all nodes share, and who has others."""
         self.health = Health(settings.token_lost_s)
         self._settings = settings
         self._store = store
+        self._packet_bytes_max = packet_bytes_max
+        self._receive_buffer_bytes = receive_buffer_bytes
         self._codec = Codec(network_of(settings.name), node, life, packet_bytes_max)
         self._packer = Packer(self._codec.part_bytes, self._codec.parts_max)
         self._flow = Flow.of(settings, packet_bytes_max, receive_buffer_bytes)
@@ -139,6 +144,13 @@ class Ordering(ABC):
 
     def _new_log(self, ring: RingId) -> Log:
         return Log(ring, self._reader, self._control_reader)
+
+    def _use_settings(self, settings: RingSettings) -> None:
+        """Go on with these settings; what is under way ends as it began."""
+        self._settings = settings
+        self.health.retime(settings.token_lost_s)
+        self._neighbours.retime(settings.join_s, settings.beacon_s)
+        self._flow.resize(Flow.of(settings, self._packet_bytes_max, self._receive_buffer_bytes))
 
     # --- what membership does for the ring ------------------------------------------------------
 

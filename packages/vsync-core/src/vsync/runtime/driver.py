@@ -19,13 +19,18 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
+from pydantic import BaseModel
+
 from vsync.engine import Engine, State
 from vsync.engine.groups import EngineOutput, JoinRefused, Settled, SynchronizeLate
+from vsync.engine.rekeying import Step
 from vsync.engine.streams import Run
 from vsync.errors import NodeClosed, Undelivered, VsyncError
 from vsync.events import ConfigurationChanged, Delivery, GroupChanged
+from vsync.runtime.changes import RingDesk
 from vsync.runtime.mailbox import Mailbox
 from vsync.runtime.seat import Route, Seat
+from vsync.settings import RingSettings
 from vsync.trace import TraceWriter, digest, view_fields
 from vsync.transport import Transport
 from vsync.vocabulary import (
@@ -38,6 +43,7 @@ from vsync.vocabulary import (
     MessageIds,
     Priority,
 )
+from vsync.wire import KeyNews
 
 SWITCH_INTERVAL_S: Final = 0.0002
 """How long another thread of the process may compute while the ring's thread waits for its turn."""
@@ -113,6 +119,8 @@ class Driver:
         self._drain_s = drain_s
         self._clock = clock
         self._route = Route(engine.node)
+        self.desk = RingDesk(engine)
+        """Where changes of the ring itself are asked for, and answered."""
         self._primary: tuple[str, bool, str] | None = None
         """What was said last of a configuration: its id, whether it is primary, and why."""
         self._no_primary: str | None = None
@@ -334,6 +342,45 @@ class Driver:
     def set_primary(self, configuration: Configuration, primary: bool, reason: str) -> None:
         """Say whether *configuration* is primary; sessions that asked go on behind it."""
         self.call(lambda now: self._say_primary(configuration.id, primary, reason))
+
+    # --- changes of the ring itself -------------------------------------------------------------
+
+    def change_settings(self, settings: RingSettings) -> "Future[None]":
+        """Have the whole ring use *settings*; done when it does.
+
+        The future raises ChangeFailed, or MisuseError for what cannot change.
+        """
+        changing: Future[None] = Future()
+        self._relay(
+            self.call(lambda now: self.desk.change_settings(settings, changing, now)), changing
+        )
+        return changing
+
+    def give_up_settings(self) -> None:
+        """Wait no more for ``change_settings``, if the ring has not been asked yet."""
+        self.call(lambda now: self.desk.give_up_settings())
+
+    def change_key(self, news: KeyNews) -> "tuple[Future[KeyNews], Future[None]]":
+        """Change the ring's key: which change it is, and when it has been made.
+
+        The futures raise MisuseError, and the second ChangeFailed.
+        """
+        changing: Future[None] = Future()
+        began = self.call(lambda now: self.desk.change_key(news, changing, now))
+        return began, changing
+
+    def key_step_done(self, new: bytes, step: Step, failure: str) -> None:
+        """This node has durably done a step of the change of the key; or it cannot."""
+        self.call(lambda now: self.engine.key_step_done(new, step, failure, now))
+
+    def retime(self, drain_s: float, synchronize_s: float) -> None:
+        """Have other settings of the node from now on."""
+        self._drain_s = drain_s
+        self.call(lambda now: self.engine.set_synchronize_s(synchronize_s))
+
+    def reload_transport(self, settings: BaseModel) -> "Future[None]":
+        """Have the transport go on with other settings. The future raises TransportFailed."""
+        return self.call(lambda now: self._transport.reload(settings))
 
     def _wake(self) -> None:
         if not self._awake:
@@ -574,6 +621,10 @@ class Driver:
                         seat.batch.append(event)
             case SynchronizeLate(name):
                 self.late_services.add(name)
+            case Run():
+                raise AssertionError("messages go another way")
+            case _:
+                self.desk.handle(event)
 
     def _say_primary(self, configuration_id: str, primary: bool, reason: str) -> None:
         current = self.engine.configuration
@@ -667,6 +718,7 @@ class Driver:
             for call in self._calls:
                 call(now)
             self._route.fail(self.end_error())
+            self.desk.fail(self.end_error())
             self._transport.close()
             if self._trace is not None:
                 with contextlib.suppress(VsyncError):
@@ -683,7 +735,7 @@ class Driver:
         engine = self.engine
         configuration = engine.configuration
         transport = dict(self._transport.status)
-        warnings = list(transport.pop("warnings", ()))
+        warnings = [*transport.pop("warnings", ()), *self.desk.warnings(now)]
         warnings += [
             f"session {seat.mailbox.name} has been too slow for {now - since:.1f} s, "
             "and the ring waits for it"
@@ -716,6 +768,7 @@ class Driver:
             "late_s": round(engine.health.lateness_s(now), 4),
             "blocked_by": engine.blocked_by,
             "synchronizing": engine.synchronizing,
+            **self.desk.status(),
             "sessions": len(self._route.seats),
             "groups": {
                 str(group): [list(member) for member in members]

@@ -12,23 +12,31 @@ The same calls with the same seed give the same trace, always. Nothing here read
 exception in an engine is not caught: it is a bug.
 """
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, TypeAlias
 
 from vsync.engine import Engine, MemoryStore, State
 from vsync.engine.groups import EngineOutput, events_of
-from vsync.errors import VsyncError
+from vsync.engine.rekeying import KeyStep, Step
+from vsync.errors import SettingsError, VsyncError
 from vsync.events import ConfigurationChanged, Delivery, GroupChanged
+from vsync.key_change import do_step
+from vsync.keys import Key, KeyRing
+from vsync.seal.wrapping import wrap_key
 from vsync.settings import RingSettings
 from vsync.testing.history import History
+from vsync.testing.key_disk import KeyDisk
 from vsync.testing.network import NEVER, Inbox, Network
 from vsync.testing.properties import Findings, check
-from vsync.testing.wiring import PLAIN, Wires, Wiring
+from vsync.testing.wiring import KEY, PLAIN, Wires, Wiring
 from vsync.trace import digest, view_fields
 from vsync.transport import Arrival, Packet, Station
 from vsync.vocabulary import Cause, GroupKey, Guarantee, MessageId, NodeId, Priority
+from vsync.wire import KeyNews
 
 Line: TypeAlias = dict[str, Any]
 """A line of a trace, as the fields of its JSON object."""
@@ -47,6 +55,11 @@ SETTLE_S: Final = 0.5
 """How long nothing may change before a cluster counts as settled."""
 
 
+KEY_STEP_MIN_S: Final = 0.5e-3
+KEY_STEP_MAX_S: Final = 30e-3
+"""How long a disk takes to keep a key."""
+
+
 @dataclass(slots=True)
 class Host:
     """A place where one node lives, dies and lives again."""
@@ -57,6 +70,12 @@ class Host:
     inbox: Inbox
     wiring: Wiring | None = None
     store: MemoryStore = field(default_factory=MemoryStore)
+    settings: RingSettings | None = None
+    """What its settings file says; ``None``: what all others' say."""
+    disk: KeyDisk = field(default_factory=KeyDisk)
+    keys: KeyRing = field(default_factory=lambda: KeyRing(KEY))
+    key_steps: deque[tuple[float, KeyStep]] = field(default_factory=deque)
+    """What is to be done with its keys, and when that is done."""
     engine: Engine | None = None
     """``None``: nothing runs here."""
     lives: int = 0
@@ -91,7 +110,8 @@ class Host:
             deadline = NEVER
         if self.wiring is not None:
             deadline = min(deadline, self.wiring.poll_timeout())
-        return max(self.busy_until, deadline + self.behind_s)
+        due = max(self.busy_until, deadline + self.behind_s)
+        return min(due, self.key_steps[0][0]) if self.key_steps else due
 
 
 class Cluster:
@@ -121,6 +141,7 @@ class Cluster:
         self.on_line: Callable[[Host, Line], None] | None = None
         """Told of every line of the trace as it happens."""
         self._settings = settings or RingSettings()
+        self._keys_changed = 0
         self._packet_bytes_max = packet_bytes_max
         self._receive_buffer_bytes = receive_buffer_bytes
         self._wires = wires
@@ -147,15 +168,16 @@ class Cluster:
             host.paused, host.frozen_at, host.behind_s = False, None, 0.0
             host.leave_before = None
             host.busy_until = self.now
+            host.keys = host.disk.keys
             packet_bytes_max = self._packet_bytes_max
             if not self._wires.plain:
                 station = Station(host.node, host.life, 0, instance=host.number)
-                host.wiring = Wiring(self._wires, station, packet_bytes_max, self.now)
+                host.wiring = Wiring(self._wires, station, packet_bytes_max, self.now, host.keys)
                 packet_bytes_max = host.wiring.packet_bytes_max
             host.engine = Engine(
                 host.node,
                 host.life,
-                self._settings,
+                host.settings or self._settings,
                 now=self.now,
                 packet_bytes_max=packet_bytes_max,
                 receive_buffer_bytes=self._receive_buffer_bytes,
@@ -172,6 +194,10 @@ class Cluster:
             host.engine = None
             host.paused = False
             host.inbox.clear()
+            if host.key_steps and self.random.random() < 0.5:  # it may have reached the disk
+                with suppress(SettingsError):
+                    do_step(host.key_steps[0][1], host.keys, host.disk)
+            host.key_steps.clear()
 
     def restart(self, *numbers: int) -> None:
         """Kill these nodes if they run, and start them as new lives."""
@@ -293,6 +319,46 @@ class Cluster:
         """End a session of this node; it leaves all its groups."""
         self._command(number, lambda engine, now: engine.close_session(session, cause, now))
 
+    # --- changes of the ring --------------------------------------------------------------------
+
+    def change_settings(self, number: int, settings: RingSettings) -> None:
+        """Let this node have the whole ring use *settings*. Raises MisuseError."""
+        self._command(number, lambda engine, now: engine.change_settings(settings, now))
+
+    def change_key(self, number: int, new: Key, *, without: Collection[int] = ()) -> None:
+        """Let this node change the ring's key to *new*. Raises MisuseError."""
+        host = self.hosts[number]
+        old = host.disk.used
+        if old.id == new.id:  # a change that was broken off is taken up again
+            old = host.disk.previous or Key(bytes(32))
+        self._keys_changed += 1
+        news = KeyNews(
+            self._keys_changed,
+            new.id,
+            old.id,
+            wrap_key(new, old),
+            without=frozenset(map(NodeId, without)),
+        )
+        self._command(number, lambda engine, now: engine.change_key(news, now))
+
+    def _do_key_step(self, host: Host, engine: Engine, now: float) -> None:
+        _, step = host.key_steps.popleft()
+        failure = ""
+        try:
+            do_step(step, host.keys, host.disk)
+        except SettingsError as error:
+            if not step.may_fail:  # it is tried until it works
+                self._begin_key_step(host, step)
+                return
+            failure = str(error)
+        if step.step is not Step.UNDO:
+            engine.key_step_done(step.new, step.step, failure, now)
+
+    def _begin_key_step(self, host: Host, step: KeyStep) -> None:
+        last = host.key_steps[-1][0] if host.key_steps else self.now
+        took_s = self.random.uniform(KEY_STEP_MIN_S, KEY_STEP_MAX_S)
+        host.key_steps.append((last + took_s, step))
+
     def _command(self, number: int, command: Callable[[Engine, float], None]) -> None:
         host = self.hosts[number]
         if host.engine is not None and not host.paused and host.leave_before is None:
@@ -407,6 +473,8 @@ class Cluster:
         # Added, not subtracted, as in ``Host.due``: else they might differ in the last bit.
         if deadline is not None and deadline + host.behind_s <= self.now:
             engine.handle_timeout(max(now, deadline))
+        if host.key_steps and host.key_steps[0][0] <= self.now:
+            self._do_key_step(host, engine, now)
         host.busy_until = self.now + self.random.uniform(WORK_MIN_S, WORK_MAX_S)
         self._take_outputs(host)
         if host.leave_before is not None:
@@ -426,6 +494,9 @@ class Cluster:
         assert engine is not None
         self._send(host, engine)
         outputs = engine.take_runs()
+        for output in outputs:
+            if type(output) is KeyStep:
+                self._begin_key_step(host, output)
         self._tell(host, outputs)
         self._send(host, engine)
         for event in events_of(outputs):
@@ -461,6 +532,7 @@ class Cluster:
             host.failure = engine.failure
             host.engine = None
             host.inbox.clear()
+            host.key_steps.clear()
 
     def _send(self, host: Host, engine: Engine) -> None:
         wiring, network = host.wiring, self.network

@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 from pydantic import BaseModel
 
+from vsync.api.keeper import Keeper
 from vsync.api.news import News
 from vsync.api.node import (
     SEND_QUEUE_BYTES,
@@ -182,6 +183,8 @@ class SimulatedNode(Node):
     ) -> None:
         # In place of that of Node, which opens sockets and files.
         self.settings = settings
+        self.settings_file = None
+        self._written = settings.ring
         self._news = News()
         self._sessions = []
         self._keys = None
@@ -191,6 +194,7 @@ class SimulatedNode(Node):
         self.send_queue_bytes = max(SEND_QUEUE_BYTES, 2 * settings.ring.message_bytes_max)
         self.stepped = SteppedDriver(cluster, host, engine, self._notified, settings.node.drain_s)
         self._driver = self.stepped
+        self._keeper = Keeper(host.node, None, None, self.stepped.key_step_done)
         self._cluster = cluster
         self._life = host.life
         self._kept = host.store.services

@@ -41,7 +41,14 @@ class Sending(NamedTuple):
 class Wiring:
     """That of one life of one node. Addresses are ``Link``."""
 
-    def __init__(self, wires: Wires, station: Station, packet_bytes_max: int, now: float) -> None:
+    def __init__(
+        self,
+        wires: Wires,
+        station: Station,
+        packet_bytes_max: int,
+        now: float,
+        keys: KeyRing | None = None,
+    ) -> None:
         self.packet_bytes_max = packet_bytes_max - (OVERHEAD_BYTES if wires.sealed else 0)
         self._links: Links | None = None
         numbers = range(1, wires.links + 1)
@@ -54,7 +61,8 @@ class Wiring:
         self._guards: dict[int, Guard] = {}
         if wires.sealed:
             stamp = Stamp(station.node, station.instance, station.life, 1)
-            self._guards = {link: Guard(KeyRing(KEY), stamp, link=link) for link in numbers}
+            keys = keys or KeyRing(KEY)
+            self._guards = {link: Guard(keys, stamp, link=link) for link in numbers}
 
     def send(self, burst: Burst) -> Iterator[Sending]:
         """What *burst* becomes on the links."""

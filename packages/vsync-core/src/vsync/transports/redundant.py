@@ -17,7 +17,7 @@ from vsync.errors import MisuseError, TransportFailed
 from vsync.hookspecs import hookimpl
 from vsync.links import Links, Manner, Mode
 from vsync.links.hello import LINKS_MAX
-from vsync.settings import Strict
+from vsync.settings import ON_NODE, Strict
 from vsync.transport import Arrival, Burst, Packet, Station, Transport, flat
 from vsync.transports.inner import check_settings, make_inner
 from vsync.transports.sealed import serving
@@ -70,7 +70,7 @@ class RedundantSettings(Strict):
     """How long a faulty link must be good before it is used again; twice as long after each
     relapse."""
 
-    links: list[LinkSettings] = Field(default_factory=list)
+    links: list[LinkSettings] = Field(default_factory=list, json_schema_extra=ON_NODE)
     """The links, two to eight."""
 
     @field_validator("links")
@@ -90,6 +90,11 @@ class RedundantSettings(Strict):
 def numbered(links: Sequence[LinkSettings]) -> dict[int, LinkSettings]:
     """The links by their numbers."""
     return {link.number or place: link for place, link in enumerate(links, 1)}
+
+
+def _alike(one: LinkSettings | None, other: LinkSettings) -> bool:
+    """Whether two links of one number are the same."""
+    return one is not None and (one.transport, one.settings) == (other.transport, other.settings)
 
 
 class TransportRedundant(Transport):
@@ -305,6 +310,43 @@ class TransportRedundant(Transport):
         self._failures.pop(number, None)
         if number in self._open:
             self._shut(number)
+
+    def reload(self, settings: BaseModel) -> None:
+        """Have the links of *settings*: some come, some have other settings, some go.
+
+        Raises TransportFailed if one of them cannot be had; then all are as they were.
+        """
+        assert isinstance(settings, RedundantSettings)
+        before, after = dict(self._wanted), numbered(settings.links)
+        going = sorted(before.keys() - after.keys())
+        try:
+            for number, link in sorted(after.items()):
+                if _alike(before.get(number), link):
+                    continue
+                if number not in before and len(self._wanted) >= LINKS_MAX:
+                    self.remove_link(going.pop())
+                self.add_link(number, link)
+            for number in going:
+                self.remove_link(number)
+        except (TransportFailed, MisuseError) as error:
+            self._restore(before)
+            raise TransportFailed(str(error)) from error
+        self._settings = settings
+
+    def _restore(self, before: Mapping[int, LinkSettings]) -> None:
+        """Have those links again, and leave alone the ones that are as they were."""
+        for number in sorted(before.keys() | self._wanted.keys()):
+            link = before.get(number)
+            if self._wanted.get(number) is link:
+                continue
+            self._failures.pop(number, None)
+            if number in self._open:
+                self._shut(number)
+            if link is None:
+                del self._wanted[number]
+            else:
+                self._wanted[number] = link
+                self._try_to_open(number)
 
     # --- facts ----------------------------------------------------------------------------------
 

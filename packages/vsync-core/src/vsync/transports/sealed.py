@@ -56,6 +56,10 @@ class TransportSealed(Transport):
         self._told: set[bytes] = set()
         """Of which strangers the log has been told; of who seals nothing, empty bytes."""
 
+    def reload(self, settings: BaseModel) -> None:
+        """Have the transport within go on with other settings."""
+        self._inner.reload(settings)
+
     def open(self) -> None:
         """Open the transport within."""
         self._inner.open()
@@ -97,8 +101,7 @@ class TransportSealed(Transport):
         guard = self._guard
         complaints = {
             key_id: f"node {node} at {_place(source)} seals its packets with key {key_id.hex()}, "
-            f"which this node does not have (it uses {self._keys.used}); give both the same "
-            "key_file in [security]"
+            f"which {self._lacks(key_id)}"
             for key_id, (node, source) in guard.strangers.items()
         }
         if guard.unsealed_from is not None:
@@ -107,6 +110,18 @@ class TransportSealed(Transport):
                 "give that node this ring's key_file in [security], or another ring's port"
             )
         return complaints
+
+    def _lacks(self, key_id: bytes) -> str:
+        used = self._keys.used
+        if key_id in self._keys.dropped:
+            return (
+                f"was this ring's before it was changed to {used}: stop that node, copy the key "
+                "file of this node to it, and start it"
+            )
+        return (
+            f"this node does not have (it uses {used}); give both the same key_file in [security]; "
+            "if one of the two was away while the ring's key was changed, copy the other's file"
+        )
 
     @property
     def packet_bytes_max(self) -> int:

@@ -26,6 +26,8 @@ from vsync.wire.group import (
     parse_control,
 )
 from vsync.wire.header import IN_PARTS, PROTOCOL_VERSION, FrameType, network_of
+from vsync.wire.rekey import KeyNews
+from vsync.wire.terms import ChangeTerms, Mark, Terms
 from vsync.wire.token import CLOSING, MOVING, REQUESTS_MAX, RESTING, Token
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "RESTING",
     "Announce",
     "Beacon",
+    "ChangeTerms",
     "Codec",
     "Commit",
     "ControlMessage",
@@ -48,12 +51,15 @@ __all__ = [
     "FrameType",
     "Join",
     "JoinGroups",
+    "KeyNews",
     "LeaveGroups",
+    "Mark",
     "Membership",
     "Packets",
     "Part",
     "Recovered",
     "Synchronized",
+    "Terms",
     "Token",
     "Wake",
     "build_control",

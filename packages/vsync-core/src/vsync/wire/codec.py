@@ -19,12 +19,13 @@ from vsync.wire.data import (
     Recovered,
 )
 from vsync.wire.header import IN_PARTS, FrameType, Header, Sealer, unseal
+from vsync.wire.terms import Terms
 from vsync.wire.token import Token
 
 LARGE_PIECE_BYTES: Final = 4096
 """A last piece of so many bytes goes into the packets without being copied before."""
 
-Frame: TypeAlias = Token | Data | Beacon | Join | Commit | Wake | Recovered
+Frame: TypeAlias = Token | Data | Beacon | Join | Commit | Wake | Recovered | Terms
 
 _PARSERS: Final[dict[int, Callable[[Header, Any], Any]]] = {
     FrameType.TOKEN: token.parse_token,
@@ -32,6 +33,7 @@ _PARSERS: Final[dict[int, Callable[[Header, Any], Any]]] = {
     FrameType.JOIN: control.parse_join,
     FrameType.COMMIT: control.parse_commit,
     FrameType.WAKE: control.parse_wake,
+    FrameType.TERMS: control.parse_terms,
 }
 
 
@@ -163,3 +165,7 @@ class Codec:
     def wake(self, frame: Wake) -> bytes:
         """A wake's packet."""
         return self._seal(FrameType.WAKE, control.build_wake(frame))
+
+    def terms(self, frame: Terms) -> bytes:
+        """A terms packet."""
+        return self._seal(FrameType.TERMS, control.build_terms(frame))

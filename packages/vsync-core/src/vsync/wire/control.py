@@ -1,4 +1,7 @@
-"""The frames of membership: join, commit, beacon, wake. Rare: ``construct`` does all the work."""
+"""The frames of membership: join, commit, beacon, wake, terms.
+
+Rare: ``construct`` does all the work.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +22,17 @@ from construct import (
 from vsync.errors import MalformedPacket
 from vsync.vocabulary import NodeId, RingId
 from vsync.wire.header import HEADER_BYTES, RING, Header
+from vsync.wire.terms import (
+    MARK,
+    NO_MARK,
+    TERMS,
+    Mark,
+    Terms,
+    raw_mark,
+    raw_terms,
+    read_mark,
+    read_terms,
+)
 
 NODES = PrefixedArray(Int16ub, Int32ub)
 RING_SEQ_MAX: Final = 2**62
@@ -38,6 +52,7 @@ JOIN = Struct(
     "processes" / NODES,  # all that it has heard of
     "failed" / NODES,  # those of them that it does without
     "refused" / NODES,  # those of the failed that it does without only because they gave it up
+    "mark" / MARK,  # of the sender's terms: with others there is no ring
     Terminated,
 )
 
@@ -74,10 +89,13 @@ BEACON = Struct(
     "ring" / RING,
     "ring_seq_max" / Int64ub,
     "heard" / NODES,  # representatives of other rings that the sender has heard of late
+    "mark" / MARK,
     Terminated,
 )
 
 WAKE = Struct("ring" / RING, Terminated)
+
+TERMS_FRAME = Struct("terms" / TERMS, Terminated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +111,7 @@ class Join:
     processes: frozenset[NodeId]
     failed: frozenset[NodeId]
     refused: frozenset[NodeId] = frozenset()
+    mark: Mark = NO_MARK
 
 
 NO_RING: Final = RingId(0, NodeId(0))
@@ -143,6 +162,7 @@ class Beacon:
     ring: RingId
     ring_seq_max: int
     heard: frozenset[NodeId]
+    mark: Mark = NO_MARK
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +212,7 @@ def build_join(join: Join) -> bytes:
             "processes": sorted(join.processes),
             "failed": sorted(join.failed),
             "refused": sorted(join.refused),
+            "mark": raw_mark(join.mark),
         }
     )
 
@@ -209,6 +230,7 @@ def parse_join(header: Header, packet: bytes | memoryview) -> Join:
         _nodes(raw.processes, "processes"),
         _nodes(raw.failed, "failed processes"),
         _nodes(raw.refused, "refused processes"),
+        read_mark(raw.mark),
     )
     if not join.leaving and join.sender not in join.processes - join.failed:
         raise MalformedPacket("malformed", "a join does not name its own sender")
@@ -286,6 +308,7 @@ def build_beacon(beacon: Beacon) -> bytes:
             "ring": _ring(beacon.ring),
             "ring_seq_max": beacon.ring_seq_max,
             "heard": sorted(beacon.heard),
+            "mark": raw_mark(beacon.mark),
         }
     )
 
@@ -299,6 +322,7 @@ def parse_beacon(header: Header, packet: bytes | memoryview) -> Beacon:
         _ring_id(raw.ring),
         _ring_seq(raw.ring_seq_max),
         _nodes(raw.heard, "rings"),
+        read_mark(raw.mark),
     )
 
 
@@ -310,3 +334,13 @@ def build_wake(wake: Wake) -> bytes:
 def parse_wake(header: Header, packet: bytes | memoryview) -> Wake:
     """Read a wake packet whose header was checked. Raises MalformedPacket."""
     return Wake(_ring_id(_parse(WAKE, packet).ring))
+
+
+def build_terms(terms: Terms) -> bytes:
+    """The body of a terms packet."""
+    return TERMS_FRAME.build({"terms": raw_terms(terms)})
+
+
+def parse_terms(header: Header, packet: bytes | memoryview) -> Terms:
+    """Read a terms packet whose header was checked. Raises MalformedPacket."""
+    return read_terms(_parse(TERMS_FRAME, packet).terms)

@@ -1,4 +1,4 @@
-"""What the nodes of a ring say to each other about groups, in control messages.
+"""What the nodes of a ring say to each other about groups and about itself, in control messages.
 
 Control messages stand in the ring's total order like agreed messages, so every node reads them at
 the same place. Rare: ``construct`` does the work, but for the long list in an announcement.
@@ -27,6 +27,8 @@ from construct import (
 from vsync.errors import MalformedPacket
 from vsync.vocabulary import GROUP_KEY_BYTES, Cause, GroupKey, NodeId, RingId
 from vsync.wire.header import RING
+from vsync.wire.rekey import REKEY, KeyNews, raw_key_news, read_key_news
+from vsync.wire.terms import DIGEST_BYTES, TERMS, ChangeTerms, raw_terms, read_terms
 
 KEY = Bytes(GROUP_KEY_BYTES)
 
@@ -49,6 +51,8 @@ class ControlType(IntEnum):
     JOIN = 1  #: a session of mine joins groups
     LEAVE = 2  #: a session of mine leaves groups, or all of them
     SYNCHRONIZED = 3  #: my services are done with this configuration
+    TERMS = 4  #: the settings that all nodes share are changed
+    REKEY = 5  #: what I know of the change of the ring's key
 
 
 CAUSES: Final = (Cause.LEFT, Cause.DIED, Cause.EVICTED)
@@ -76,6 +80,12 @@ CONTROL = Struct(
                 "groups" / GreedyRange(KEY),  # none: all that it is in
             ),
             ControlType.SYNCHRONIZED.value: Struct("ring" / RING),
+            ControlType.TERMS.value: Struct(
+                "ring" / RING,  # in another one it is void
+                "base" / Bytes(DIGEST_BYTES),  # what is changed; zeros: no change, but news
+                "terms" / TERMS,
+            ),
+            ControlType.REKEY.value: REKEY,
         },
     ),
     Terminated,
@@ -131,7 +141,9 @@ class Synchronized:
     ring: RingId
 
 
-ControlMessage: TypeAlias = Announce | JoinGroups | LeaveGroups | Synchronized
+ControlMessage: TypeAlias = (
+    Announce | JoinGroups | LeaveGroups | Synchronized | ChangeTerms | KeyNews
+)
 
 
 def build_control(message: ControlMessage) -> bytes:
@@ -154,6 +166,10 @@ def build_control(message: ControlMessage) -> bytes:
             )
         case Synchronized(ring):
             return _build(ControlType.SYNCHRONIZED, ring=_ring(ring))
+        case ChangeTerms(ring, base, terms):
+            return _build(ControlType.TERMS, ring=_ring(ring), base=base, terms=raw_terms(terms))
+        case KeyNews():
+            return _build(ControlType.REKEY, **raw_key_news(message))
 
 
 def parse_control(message: bytes | memoryview) -> ControlMessage:
@@ -174,6 +190,10 @@ def parse_control(message: bytes | memoryview) -> ControlMessage:
             return LeaveGroups(body.session, CAUSES[body.cause], _group_keys(body.groups))
         case ControlType.SYNCHRONIZED:
             return Synchronized(_ring_id(body.ring))
+        case ControlType.TERMS:
+            return ChangeTerms(_ring_id(body.ring), body.base, read_terms(body.terms))
+        case ControlType.REKEY:
+            return read_key_news(body)
     raise MalformedPacket("malformed", f"a control message of type {raw.type} makes no sense")
 
 

@@ -32,6 +32,7 @@ class FrameType(IntEnum):
     COMMIT = 4  #: the proposed ring, on its two rounds
     WAKE = 5  #: someone has something to send: release the held token
     RECOVERED = 6  #: a data frame of an old ring, exchanged while recovering
+    TERMS = 7  #: the settings that all nodes of my ring share, since yours differ
 
 
 IN_PARTS: Final = frozenset((int(FrameType.DATA), int(FrameType.RECOVERED)))

@@ -1,0 +1,139 @@
+"""Changes: what a running ring changes about itself, in its own order: its settings and its key.
+
+Both are control messages among those about groups. Settings change at one place of the order, the
+same at every node; the key changes in steps (see ``rekeying``).
+"""
+
+from collections.abc import Collection, Sequence
+
+from vsync.engine.agreement import Agreement
+from vsync.engine.groups import EngineOutput, RingNews, SettingsChanged, SettingsWishEnded
+from vsync.engine.rekeying import KeyChangeEnded, KeyStep, Rekeying
+from vsync.errors import MisuseError
+from vsync.settings import RingSettings, mark_of
+from vsync.vocabulary import NodeId, RingId
+from vsync.wire.group import ControlMessage
+from vsync.wire.rekey import KeyNews
+from vsync.wire.terms import NO_BASE, ChangeTerms, Terms
+
+
+class RingChanges:
+    """One node's part in changes of the ring itself.
+
+    *outgoing* is to be sent in order; *notices* are for the runtime.
+    """
+
+    def __init__(self, node: NodeId, agreement: Agreement) -> None:
+        self._node = node
+        self._agreement = agreement
+        self.rekeying = Rekeying(node)
+        self.outgoing: list[ControlMessage] = []
+        self.notices: list[KeyStep | KeyChangeEnded | SettingsWishEnded] = []
+        self._wish: RingSettings | None = None
+        """Settings that this node wants the ring to have."""
+        self._wish_sent = False
+        self._passed_on: tuple[RingId, Terms] | None = None
+
+    # --- what this node wants -------------------------------------------------------------------
+
+    def wish(self, settings: RingSettings) -> None:
+        """Have the ring use *settings*; a ``SettingsWishEnded`` says what came of it.
+
+        Raises MisuseError for what cannot change, or while another wish is under way.
+        """
+        current = self._agreement.settings
+        for name in type(settings).model_fields:
+            changes = getattr(settings, name) != getattr(current, name)
+            if changes and mark_of(RingSettings, name, "change") is None:
+                raise MisuseError(f"{name} in [ring] cannot change while the ring runs")
+        if self._wish is not None:
+            raise MisuseError("another change of the ring's settings is under way; try again")
+        self._wish, self._wish_sent = settings, False
+
+    def withdraw(self) -> bool:
+        """Take the wish back; False if the ring may have it already, and will say what it does."""
+        if self._wish_sent:
+            return False
+        self._wish = None
+        return True
+
+    def pursue(self, ring: RingId | None, *, settled: bool) -> None:
+        """Propose what is wanted, if it can be now."""
+        wish = self._wish
+        if wish is not None and settled and ring is not None and not self._wish_sent:
+            self._wish_sent = True
+            terms = self._agreement.terms
+            changed = terms.changed_to(wish.shared())
+            self.outgoing.append(ChangeTerms(ring, terms.mark.digest, changed))
+
+    def pass_on(self, ring: RingId | None, terms: Terms) -> None:
+        """Tell the members what this ring's terms were changed to, as another ring has said."""
+        if ring is not None and self._passed_on != (ring, terms):
+            self._passed_on = ring, terms
+            self.outgoing.append(ChangeTerms(ring, NO_BASE, terms))
+
+    def announcements(self, ring: RingId) -> list[ControlMessage]:
+        """What to say first in a regular configuration, to those who may not know."""
+        self._wish_sent = False
+        if self._agreement.terms.revision == 0:
+            return []
+        return [ChangeTerms(ring, NO_BASE, self._agreement.terms)]
+
+    # --- what the ring says ---------------------------------------------------------------------
+
+    def read(
+        self, events: Sequence[EngineOutput | RingNews], members: Collection[NodeId]
+    ) -> list[EngineOutput]:
+        """*events*, but what concerns the ring itself done, and told as what it means."""
+        out: list[EngineOutput] = []
+        for event in events:
+            if type(event) is not RingNews:
+                out.append(event)  # type: ignore[arg-type]  # mypy does not narrow by type()
+            elif isinstance(event.message, KeyNews):
+                self.rekeying.hear(event.sender, event.message, members)
+            else:
+                self._change_terms(event.sender, event.message, event, out)
+        self.collect()
+        return out
+
+    def collect(self) -> None:
+        """Take over what ``rekeying`` has to say."""
+        rekeying = self.rekeying
+        self.outgoing += rekeying.outgoing
+        self.notices += rekeying.notices
+        rekeying.outgoing.clear()
+        rekeying.notices.clear()
+
+    def _change_terms(
+        self, sender: NodeId, message: ChangeTerms, news: RingNews, out: list[EngineOutput]
+    ) -> None:
+        agreement, terms = self._agreement, message.terms
+        mine = agreement.mark
+        if message.ring != news.ring:
+            return  # of another configuration: nobody takes it
+        if message.base == NO_BASE:
+            wanted = terms.mark > mine
+        else:
+            wanted = news.settled and message.base == mine.digest
+        old = agreement.settings
+        if wanted and agreement.adopt(terms) and terms.mark.digest != mine.digest:
+            out.append(SettingsChanged(sender, old, agreement.settings))
+        if self._wish is not None and self._wish_sent and sender == self._node:
+            self._look_at_wish(message, wanted, news)
+
+    def _look_at_wish(self, message: ChangeTerms, granted: bool, news: RingNews) -> None:
+        """Our own proposal has come to its place in the order."""
+        if message.base == NO_BASE:
+            return
+        if granted:
+            failure = ""
+        elif not news.settled:
+            self._wish_sent = False  # once more, when all nodes have announced themselves
+            return
+        else:
+            failure = (
+                "the ring's settings were changed by another node at the same time; look at the "
+                "difference again"
+            )
+        self._wish = None
+        self.notices.append(SettingsWishEnded(failure))

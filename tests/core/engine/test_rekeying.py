@@ -1,0 +1,354 @@
+"""The change of a ring's key: whatever happens meanwhile, nobody is left without the right one."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from vsync.engine.groups import EngineOutput
+from vsync.engine.rekeying import OUTCOMES_MAX, KeyChangeEnded, KeyStep, Rekeying, Step
+from vsync.errors import MisuseError
+from vsync.keys import Key
+from vsync.testing.cluster import Cluster, Host
+from vsync.testing.network import Conditions
+from vsync.testing.wiring import KEY, Wires
+from vsync.vocabulary import NodeId
+from vsync.wire import KeyNews
+
+
+def key(number: int) -> Key:
+    return Key(bytes([number]) * 32)
+
+
+class Keyed(Cluster):
+    """A sealed cluster that remembers what its engines told of keys."""
+
+    def __init__(self, nodes: int = 3, seed: int = 7) -> None:
+        self.told: dict[int, list[EngineOutput]] = {}
+        super().__init__(nodes, seed, wires=Wires(sealed=True))
+
+    def _tell(self, host: Host, outputs: Sequence[EngineOutput]) -> None:
+        self.told.setdefault(host.number, []).extend(
+            each for each in outputs if isinstance(each, KeyStep | KeyChangeEnded)
+        )
+
+    def used(self) -> set[Key]:
+        """What the running nodes seal with."""
+        return {host.keys.used for host in self.running()}
+
+    def accepted(self) -> set[frozenset[Key]]:
+        return {frozenset(host.keys.keys) for host in self.running()}
+
+    def have_only(self, key: Key) -> bool:
+        """All use that key, accept no other, and have no other on disk."""
+        return (
+            self.used() == {key}
+            and self.accepted() == {frozenset({key})}
+            and all(
+                (host.disk.used, host.disk.next, host.disk.previous) == (key, None, None)
+                for host in self.running()
+            )
+        )
+
+    def ended(self, number: int) -> list[str]:
+        """Why changes failed on that node; empty for those that did not."""
+        return [
+            event.failure for event in self.told.get(number, ()) if type(event) is KeyChangeEnded
+        ]
+
+    def level(self, number: int) -> Step:
+        engine = self.engine(number)
+        return engine.changes.rekeying.level(engine.members)
+
+    def configurations(self) -> int:
+        return sum(line["event"] == "configuration" for line in self.lines)
+
+
+def whole(nodes: int = 3, seed: int = 7) -> Keyed:
+    cluster = Keyed(nodes, seed)
+    cluster.start()
+    assert cluster.settle()
+    return cluster
+
+
+# --- undisturbed ----------------------------------------------------------------------------------
+
+
+def test_ten_keys_one_after_the_other_under_load_and_nothing_is_lost_nor_changed() -> None:
+    cluster = whole()
+    before = cluster.configurations()
+    for number in range(1, 11):
+        cluster.change_key(1 + number % 3, key(number))
+        while not cluster.have_only(key(number)):
+            cluster.submit(1 + number % 3, 900)
+            cluster.run(0.001)
+    assert cluster.settle()
+    assert cluster.configurations() == before
+    assert cluster.check(quiet=True).holds
+    for number in (1, 2, 3):
+        assert cluster.ended(number) == [""] * 10
+
+
+def test_nobody_uses_the_new_key_before_all_have_it_on_disk_nor_drops_the_old_one_early() -> None:
+    cluster = whole(4)
+    cluster.change_key(2, key(1))
+    seen = set()
+    while not cluster.have_only(key(1)):
+        cluster.run(0.0002)
+        hosts = cluster.running()
+        if any(host.keys.used == key(1) for host in hosts):
+            seen.add("used")
+            assert all(key(1) in (host.disk.used, host.disk.next) for host in hosts)
+        if any(KEY not in host.keys.keys for host in hosts):
+            seen.add("dropped")
+            assert all(host.disk.used == key(1) for host in hosts)
+    assert seen == {"used", "dropped"}
+
+
+def test_the_secret_is_not_in_what_engines_say() -> None:
+    cluster = whole()
+    cluster.change_key(1, key(9))
+    assert cluster.settle()
+    told = [event for event in cluster.told[2] if type(event) is KeyStep]
+    assert [event.step for event in told] == [Step.ACCEPT, Step.USE, Step.DROP]
+    assert all(key(9).secret not in event.body for event in told)
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+def test_a_node_that_cannot_keep_the_key_ends_the_change_and_nothing_is_changed() -> None:
+    cluster = whole()
+    cluster.hosts[3].disk.failure = "node 3 has no room"
+    cluster.change_key(1, key(1))
+    assert cluster.settle()
+    assert all("node 3 has no room" in cluster.ended(number)[0] for number in (1, 2, 3))
+    cluster.hosts[3].disk.failure = ""
+    assert cluster.have_only(KEY)
+    cluster.change_key(1, key(1))  # and then the same key may be tried again
+    assert cluster.settle()
+    assert cluster.have_only(key(1))
+
+
+def test_what_cannot_be_kept_later_is_tried_until_it_can() -> None:
+    cluster = whole()
+    cluster.change_key(1, key(1))
+    assert cluster.run_until(lambda: cluster.level(3) == Step.ACCEPT)
+    cluster.hosts[3].disk.failure = "no room"
+    cluster.run(2.0)
+    assert cluster.engine(1).changes.rekeying.waits_for((NodeId(1), NodeId(2), NodeId(3))) == [3]
+    cluster.hosts[3].disk.failure = ""
+    assert cluster.run_until(lambda: cluster.have_only(key(1)))
+
+
+def test_of_two_changes_at_once_one_is_made() -> None:
+    cluster = whole()
+    cluster.change_key(1, key(1))
+    cluster.change_key(2, key(2))
+    assert cluster.settle()
+    chosen = cluster.used().pop()
+    assert chosen in (key(1), key(2))
+    assert cluster.have_only(chosen)
+    refused = 2 if chosen == key(1) else 1
+    assert any(chosen.id.hex() in failure for failure in cluster.ended(refused))
+
+
+def test_who_is_away_would_be_locked_out_so_it_must_be_started_or_named() -> None:
+    cluster = whole()
+    cluster.crash(3)
+    cluster.run(2.0)
+    with pytest.raises(MisuseError, match="node 3 was on this ring and is away"):
+        cluster.change_key(1, key(1))
+    with pytest.raises(MisuseError, match="node 2 is on the ring"):
+        cluster.change_key(1, key(1), without=[2, 3])
+    cluster.change_key(1, key(1), without=[3])
+    assert cluster.settle()
+    assert cluster.have_only(key(1))
+    cluster.start(3)
+    cluster.run(2.0)
+    assert cluster.engine(1).members == (1, 2)  # it has the old one, and both sides are told so
+    for number, stranger in ((1, KEY), (3, key(1))):
+        wiring = cluster.hosts[number].wiring
+        assert wiring is not None
+        assert stranger.id in wiring._guards[1].strangers
+
+
+# --- interruptions --------------------------------------------------------------------------------
+
+STAGES = (
+    Step.UNDO,
+    Step.ACCEPT,
+    Step.USE,
+)
+
+
+def changing(cluster: Keyed, stage: Step) -> None:
+    """Change the key, up to where all nodes have done that step, as node 2 knows."""
+    cluster.change_key(1, key(1))
+    cluster.run(0.002)
+    assert cluster.run_until(lambda: cluster.level(2) >= stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_node_that_dies_meanwhile_is_waited_for_and_comes_back_with_a_right_key(
+    stage: Step,
+) -> None:
+    cluster = whole()
+    changing(cluster, stage)
+    cluster.crash(3)
+    cluster.run(3.0)
+    assert cluster.engine(1).members == (1, 2)
+    assert cluster.engine(1).changes.rekeying.waits_for(cluster.engine(1).members) == [3]
+    cluster.start(3)
+    assert cluster.run_until(lambda: cluster.have_only(key(1)))
+    assert cluster.settle()
+    assert cluster.engine(1).members == (1, 2, 3)
+    assert cluster.check(quiet=True).holds
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_one_who_began_it_is_not_needed_to_end_it(stage: Step) -> None:
+    cluster = whole()
+    changing(cluster, stage)
+    cluster.restart(1)
+    assert cluster.run_until(lambda: cluster.have_only(key(1)))
+    assert cluster.settle()
+    assert cluster.engine(1).members == (1, 2, 3)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_both_sides_of_a_partition_wait_and_find_each_other_again(stage: Step) -> None:
+    cluster = whole(5)
+    changing(cluster, stage)
+    cluster.partition({1, 2}, {3, 4, 5})
+    cluster.run(3.0)
+    assert cluster.engine(1).members == (1, 2)
+    cluster.heal()
+    assert cluster.run_until(lambda: cluster.have_only(key(1)))
+    assert cluster.settle()
+    assert cluster.engine(1).members == (1, 2, 3, 4, 5)
+    assert cluster.check(quiet=True).holds
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_who_is_away_for_good_need_not_be_waited_for(stage: Step) -> None:
+    cluster = whole()
+    changing(cluster, stage)
+    cluster.crash(3)
+    cluster.run(2.0)
+    known = cluster.engine(1).changes.rekeying.known
+    assert known is not None
+    cluster.engine(1).change_key(
+        KeyNews(known.attempt, known.new, known.old, known.body, without=frozenset({NodeId(3)})),
+        cluster.now,
+    )
+    assert cluster.run_until(lambda: cluster.have_only(key(1)))
+
+
+@pytest.mark.parametrize("stage", STAGES[1:])
+def test_a_newcomer_to_whom_the_new_key_was_copied_takes_part(stage: Step) -> None:
+    cluster = whole()
+    changing(cluster, stage)
+    cluster.add(4, NodeId(4))
+    cluster.hosts[4].disk.used = key(1)
+    cluster.start(4)
+    assert cluster.run_until(lambda: 4 in cluster.engine(1).members)
+    assert cluster.run_until(lambda: cluster.have_only(key(1)))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_if_all_die_meanwhile_they_come_back_on_one_ring_and_it_can_be_taken_up(
+    stage: Step,
+) -> None:
+    cluster = whole()
+    changing(cluster, stage)
+    cluster.restart(1, 2, 3)
+    assert cluster.settle()
+    assert cluster.engine(1).members == (1, 2, 3)
+    cluster.change_key(2, key(1))
+    assert cluster.run_until(lambda: cluster.have_only(key(1)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_meanwhile_all_have_one_key_in_the_end(seed: int) -> None:
+    cluster = whole(5, seed)
+    dice = cluster.random
+    for number in range(1, 5):
+        before = cluster.used().pop()
+        starter = dice.randint(1, 5)
+        cluster.change_key(starter, key(number))
+        for _ in range(dice.randint(1, 4)):
+            cluster.run(dice.choice((0.001, 0.01, 0.04)) * dice.random())
+            match dice.randrange(5):
+                case 0:
+                    cluster.partition({1, 2}, {3, 4, 5})
+                case 1:
+                    cluster.restart(dice.randint(1, 5))
+                case 2:
+                    cluster.pause(dice.randint(1, 5))
+                case 3:
+                    cluster.network.conditions = Conditions(loss=0.1)
+            cluster.submit(dice.randint(1, 5), 3000)
+        cluster.run(dice.random())
+        cluster.resume()
+        cluster.heal()
+        cluster.network.conditions = Conditions(loss=0.0)
+        assert cluster.settle(20)
+        assert cluster.engine(1).members == (1, 2, 3, 4, 5)
+        if not cluster.have_only(key(number)):
+            # The one who was to begin it died before anyone else had heard of it.
+            assert cluster.used() == {before}
+            assert cluster.engine(1).changes.rekeying.known is None
+            cluster.change_key(1, key(number))
+            assert cluster.run_until(lambda n=number: cluster.have_only(key(n)))  # type: ignore[misc]
+    assert cluster.check(quiet=True).holds
+
+
+# --- the rules themselves -------------------------------------------------------------------------
+
+A, B = NodeId(1), NodeId(2)
+NEWS = KeyNews(1, b"new!", b"old!", b"body", members=frozenset({A, B}))
+
+
+def test_a_step_is_asked_for_once_and_the_next_when_all_have_said_that_it_is_done() -> None:
+    rekeying = Rekeying(A)
+    rekeying.hear(B, NEWS, (A, B))
+    rekeying.hear(B, NEWS, (A, B))
+    assert [notice.step for notice in rekeying.notices if type(notice) is KeyStep] == [Step.ACCEPT]
+    rekeying.notices.clear()
+    rekeying.step_done(b"new!", Step.ACCEPT, "")
+    (mine,) = rekeying.outgoing
+    rekeying.hear(A, mine, (A, B))
+    assert not rekeying.notices
+    rekeying.hear(B, KeyNews(1, b"new!", b"old!", accepted=frozenset({B})), (A, B))
+    assert [notice.step for notice in rekeying.notices if type(notice) is KeyStep] == [Step.USE]
+
+
+def test_who_has_done_the_first_step_must_not_fail_it_in_its_next_life() -> None:
+    rekeying = Rekeying(A)
+    rekeying.hear(B, KeyNews(1, b"new!", b"old!", b"", NEWS.members, accepted=NEWS.members), (A, B))
+    (notice,) = rekeying.notices
+    assert isinstance(notice, KeyStep)
+    assert not notice.may_fail
+
+
+def test_whoever_asks_about_a_change_that_has_ended_is_told_and_nobody_asks_for_ever() -> None:
+    one, other = Rekeying(A), Rekeying(B)
+    one.hear(B, KeyNews(1, b"new!", b"old!", failure="no room"), (A, B))
+    other.hear(A, NEWS, (A, B))
+    other.configured((A, B))
+    for _ in range(5):
+        for sender, rekeying in ((B, other), (A, one)):
+            said = list(rekeying.outgoing)
+            rekeying.outgoing.clear()
+            for news in said:
+                one.hear(sender, news, (A, B))
+                other.hear(sender, news, (A, B))
+    assert one.outgoing == other.outgoing == []
+    assert other.known is None
+
+
+def test_the_ends_of_many_changes_do_not_fill_the_memory() -> None:
+    rekeying = Rekeying(A)
+    for number in range(100):
+        rekeying.hear(B, KeyNews(number, b"new!", b"old!", failure="no"), (A, B))
+    assert len(rekeying._outcomes) == OUTCOMES_MAX
