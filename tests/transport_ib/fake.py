@@ -1,8 +1,10 @@
-"""A provider without devices: what is sent is kept; what comes and what happens is given."""
+"""Providers without devices: what is sent is kept, or reaches others; what happens is given."""
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from ipaddress import IPv6Address
 from typing import Any
 
@@ -68,7 +70,7 @@ class FakeVerbs:
         self.broken = ""
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
-    own = OWN
+    own: Peer = OWN
     message_bytes_max = 1024
     receive_buffer_bytes = 8 * 1024
 
@@ -163,3 +165,46 @@ class FakeProvider:
             FakeVerbs(receive_slots=endpoint.receive_slots, send_slots=endpoint.send_slots)
         )
         return self.verbs
+
+
+class NetworkVerbs(FakeVerbs):
+    """A queue pair on a network with others, its own multicast heard back as HCAs may do."""
+
+    def __init__(self, network: "FakeNetwork", endpoint: Endpoint) -> None:
+        super().__init__(receive_slots=endpoint.receive_slots, send_slots=endpoint.send_slots)
+        self.own = Peer(OWN.gid, next(network.numbers))
+        self._network = network
+        network.members.append(self)
+
+    def arrive(self, *messages: bytes, source: Peer = OTHER, status: int = 0) -> None:
+        super().arrive(*messages, source=source, status=status)
+        os.eventfd_write(self._wakeup, 1)
+
+    def post_sends(
+        self, first_slot: int, messages: Sequence[bytes | memoryview], destination: Peer | None
+    ) -> None:
+        super().post_sends(first_slot, messages, destination)
+        for member in self._network.members:
+            if destination is None or member.own == destination:
+                member.arrive(*map(bytes, messages), source=self.own)
+
+    def arm(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wakeup)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._network.members.remove(self)
+        super().close()
+
+
+class FakeNetwork(FakeProvider):
+    """Opens queue pairs that hear each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members: list[NetworkVerbs] = []
+        self.numbers = itertools.count(100)
+
+    def open_verbs(self, endpoint: Endpoint) -> Verbs:
+        return NetworkVerbs(self, endpoint)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.transport_ib.fake import FakeNetwork
 from tests.transport_ib.places import loopback_addresses, unused_group
 from tests.transport_udp.ports import unused_port, unused_ports
 from vsync.ip.interfaces import interface_addresses
@@ -103,6 +104,13 @@ class TestIBInUserSpace(TransportContract):
             return TransportIB(settings, node=node)
 
         return make
+
+
+class TestIBOverVerbs(TransportContract):
+    @pytest.fixture
+    def make_transport(self) -> MakeTransport:
+        network = FakeNetwork()
+        return lambda node: TransportIB(SettingsIB(), node=node, load=lambda _: network)
 
 
 class TestFaultAroundMemory(TransportContract):

@@ -100,3 +100,49 @@ def test_a_link_that_fails_when_receiving_is_left_and_opened_again(
     assert made.status["links"]["1"]["state"] != "closed"
     other.close()
     made.close()
+
+
+def of_links(*networks: str) -> RedundantSettings:
+    """Links by their places; a network named ``bad`` cannot be opened."""
+    links = [
+        {"transport": "udp", "settings": {"bind": "203.0.113.9"}}
+        if network == "bad"
+        else {"transport": "memory", "settings": {"network": network}}
+        for network in networks
+    ]
+    return RedundantSettings.model_validate({"links": links})
+
+
+def networks(transport: TransportRedundant) -> list[str]:
+    """What the links that are open are on."""
+    found = transport.status["links"].items()
+    assert all(each["state"] != "closed" for _, each in found)
+    return [transport._wanted[int(number)].settings["network"] for number, _ in found]
+
+
+def test_links_come_go_and_move_by_reload_and_the_others_are_left_alone() -> None:
+    transport = TransportRedundant(of_links("a", "b"), node=NodeId(1))
+    transport.open()
+    try:
+        kept = transport._open[1]
+        for wanted in (("a", "c"), ("a", "c", "d"), ("a", "d"), ("a", *"bcdefgh"), ("a", "z")):
+            transport.reload(of_links(*wanted))
+            assert networks(transport) == list(wanted)
+            assert transport._open[1] is kept
+        transport.reload(of_links("y", "x", "w"))
+        assert networks(transport) == ["y", "x", "w"]
+    finally:
+        transport.close()
+
+
+def test_a_link_that_cannot_be_had_leaves_all_as_they_were() -> None:
+    transport = TransportRedundant(of_links("a", "b", "c"), node=NodeId(1))
+    transport.open()
+    try:
+        for wanted in (("a", "bad"), ("x", "bad", "c"), ("x", "y", "z", "bad")):
+            with pytest.raises(TransportFailed, match="cannot be opened"):
+                transport.reload(of_links(*wanted))
+            assert networks(transport) == ["a", "b", "c"]
+            assert not transport.status["warnings"]
+    finally:
+        transport.close()
