@@ -99,6 +99,15 @@ def infiniband(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
+def guest(session: nox.Session) -> None:
+    """Measure ``ib`` on Soft-RoCE beside ``udp``, in a virtual machine; ``-- --tries 3``.
+
+    Needs root, and what the session ``infiniband`` needs.
+    """
+    run_python(session, "-m", "benchmarks.guest", *session.posargs)
+
+
+@nox.session(venv_backend="none", default=False)
 def membership(session: nox.Session) -> None:
     """Time changes of membership on network namespaces; ``-- --tries 5``. Needs root."""
     run_python(session, "-m", "benchmarks.membership", *session.posargs)

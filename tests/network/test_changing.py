@@ -10,6 +10,7 @@ import pytest
 from tests.network.nodes import Node, Ring, eventually
 from tests.network.test_strangers import configurations
 from tests.network.twofold import TwofoldRing
+from vsync.errors import VsyncError
 from vsync.key_file import make_key, read_key, write_key
 from vsync_cli.commands import key
 from vsync_cli.commands.reload import ask as ask_to_reload
@@ -93,13 +94,16 @@ def test_a_node_that_is_killed_meanwhile_comes_back_with_a_right_key(keyed: Keye
     keyed[3].kill()
     keyed.start(3)
     keyed.wait_for()
-    eventually(
-        lambda: (
-            len({read_key(path) for path in keyed.key_files.values()}) == 1
-            and all(len(node.status()["transport"]["keys"]) == 1 for node in keyed.nodes)
-        ),
-        lambda: f"{[node.status()['key_change'] for node in keyed.nodes]}",
-    )
+
+    def one_key() -> bool:
+        try:
+            accepted = [node.status()["transport"]["keys"] for node in keyed.nodes]
+        except VsyncError:
+            return False  # the socket of a node that has just started is not there yet
+        files = {str(read_key(path)) for path in keyed.key_files.values()}
+        return len(files) == 1 and all(set(keys) == files for keys in accepted)
+
+    eventually(one_key, lambda: keyed.complaints())
     keyed.finish(load, messages=200)
 
 
