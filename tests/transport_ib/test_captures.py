@@ -77,6 +77,14 @@ def test_vsync_dissect_names_them() -> None:
     assert found[13][1]["immediate"] == "0x01020304"
 
 
+@pytest.mark.parametrize("path", CAPTURES, ids=[path.name for path in CAPTURES])
+def test_every_checksum_of_every_capture_is_found_right(path: Path) -> None:
+    result = invoke("dissect", "--all", "--json", path)
+    found = [json.loads(line)["layers"] for line in result.stdout.splitlines()]
+    assert found
+    assert {layers[1]["icrc"] for layers in found} == {"right"}
+
+
 def infiniband(payload: bytes, qpn: int) -> bytes:
     """A packet of native InfiniBand, with a GRH, from the LRH to the link's own checksum."""
     fields = {
