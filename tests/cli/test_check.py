@@ -50,7 +50,7 @@ def test_people_are_told_the_same(file: Path) -> None:
         ("[node]\nid = 0\n", "id"),
         ("[node]\nid = 1\n[ring]\npreset = 'lna'\n", "lna"),
         ("[node]\nid = 1\n[ring]\ntransport = 'upd'\n", "udp"),
-        ("[node]\nid = 1\n[ring]\ntransport = 'ib'\n", "vsync-transport-ib"),
+        ("[node]\nid = 1\n[ring]\ntransport = 'quic'\n", "vsync-transport-quic"),
         ("[node]\nid = 1\n[transport.udp]\nprot = 5405\n", "port"),
         ("[node]\nid = 1\n[transport.udp]\nport = 99999\n", "port"),
         ("[node\n", "node.toml"),

@@ -74,10 +74,10 @@ def test_an_installed_plugin_is_found_by_its_name(install: Install) -> None:
 
 def test_a_missing_one_is_a_sentence_with_what_to_install() -> None:
     with pytest.raises(PluginNotFound) as caught:
-        load_transport("ib")
+        load_transport("quic")
     text = str(caught.value)
     assert text.startswith(
-        'no transport "ib" is installed; try `pip install vsync-transport-ib` (installed: '
+        'no transport "quic" is installed; try `pip install vsync-transport-quic` (installed: '
     )
     assert "memory" in text
 

@@ -93,8 +93,8 @@ def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
 
 
 def test_a_missing_transport_says_what_to_install(tmp_path: Path) -> None:
-    text = GOOD.replace('preset = "lan"', 'transport = "ib"')
-    with pytest.raises(PluginNotFound, match="pip install vsync-transport-ib"):
+    text = GOOD.replace('preset = "lan"', 'transport = "quic"')
+    with pytest.raises(PluginNotFound, match="pip install vsync-transport-quic"):
         read_settings(written(tmp_path, text))
 
 
