@@ -172,6 +172,22 @@ def test_who_is_away_would_be_locked_out_so_it_must_be_started_or_named() -> Non
         assert stranger.id in wiring._guards[1].strangers
 
 
+def test_who_is_away_is_waited_for_even_if_the_one_who_begins_was_restarted_and_forgot() -> None:
+    cluster = whole(4)
+    cluster.partition({1, 2}, {3, 4})
+    cluster.run(2.0)
+    cluster.restart(1)
+    cluster.run(2.0)
+    cluster.change_key(1, key(1))
+    cluster.run(2.0)
+    assert cluster.engine(1).changes.rekeying.waits_for(cluster.engine(1).members) == [3, 4]
+    assert cluster.used() == {KEY}
+    cluster.heal()
+    assert cluster.run_until(lambda: cluster.have_only(key(1)))
+    assert cluster.settle()
+    assert cluster.engine(1).members == (1, 2, 3, 4)
+
+
 # --- interruptions --------------------------------------------------------------------------------
 
 STAGES = (

@@ -109,8 +109,6 @@ class Engine(Membership):
         )
         self.groups = Groups(node)
         self.changes = RingChanges(node, self.agreement)
-        self.away: set[NodeId] = set()
-        """Nodes that were members in this life of the node, and are not now."""
         self._synchronize_s = synchronize_s
         self._services: set[str] = set()
         self._synchronizing: set[str] = set()
@@ -374,7 +372,7 @@ class Engine(Membership):
         present = frozenset(self._members)
         if named := sorted(news.without & present):
             raise MisuseError(f"node {named[0]} is on the ring; only nodes that are away may miss")
-        if missing := sorted(self.away - news.without):
+        if missing := sorted(self.changes.rekeying.away - news.without):
             listed = ", ".join(map(str, missing))
             raise MisuseError(
                 f"node {listed} was on this ring and is away: it would come back with the old key. "
@@ -476,13 +474,15 @@ class Engine(Membership):
 
     def _introduce_changes(self, events: Sequence[EngineOutput]) -> None:
         """In a new configuration, tell of changes those who may not know, before all else."""
-        for event in events:
-            if type(event) is ConfigurationChanged:
-                self.away.update(event.configuration.left)
-        self.away.difference_update(self._members)
+        left = [
+            node
+            for event in events
+            if type(event) is ConfigurationChanged
+            for node in event.configuration.left
+        ]
         assert self.groups.ring is not None
         self.groups.outgoing[:0] = self.changes.announcements(self.groups.ring)
-        self.changes.rekeying.configured(self._members)
+        self.changes.rekeying.configured(self._members, left)
 
     # --- observables ----------------------------------------------------------------------------
 

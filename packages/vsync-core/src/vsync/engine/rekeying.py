@@ -60,6 +60,8 @@ class Rekeying:
         self._node = node
         self.known: KeyNews | None = None
         """The change under way; None: there is none."""
+        self.away: set[NodeId] = set()
+        """Nodes that were members in this life of the node, and are not now."""
         self.outgoing: list[KeyNews] = []
         """What is to be told to the others."""
         self.notices: list[KeyStep | KeyChangeEnded] = []
@@ -98,8 +100,10 @@ class Rekeying:
             )
         )
 
-    def configured(self, members: Collection[NodeId]) -> None:
+    def configured(self, members: Collection[NodeId], left: Collection[NodeId] = ()) -> None:
         """There is another regular configuration: tell those who may not know."""
+        self.away.update(left)
+        self.away.difference_update(members)
         self._go_on(members)
         if self.known is not None:
             self.outgoing.append(self.known)
@@ -156,9 +160,10 @@ class Rekeying:
         known = self.known
         if known is None:
             return
-        come = frozenset(members) - known.members - known.others
-        if come:
-            self.known = known = replace(known, others=known.others | come)
+        # Whom only this node knows to be away is told with what it accepts: so nobody goes on without.
+        others = self.away.union(members) - known.members - known.others - known.without
+        if others:
+            self.known = known = replace(known, others=known.others | others)
         level = self._level(known, members)
         if level == self._done == Step.DROP:
             self._end(replace(known, complete=True))

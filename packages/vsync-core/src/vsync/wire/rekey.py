@@ -38,7 +38,7 @@ REKEY = Struct(
     "old" / Bytes(KEY_ID_BYTES),  # and of the one that goes
     "body" / Prefixed(Int8ub, GreedyBytes),  # the new key under the old one; empty: in files
     "members" / _NODES,  # who was there when it began: all of them must accept it first
-    "others" / _NODES,  # who has come since
+    "others" / _NODES,  # who has come since, or is away
     "without" / _NODES,  # nodes that are not waited for while they are away
     "accepted" / _NODES,  # have the new key on disk, and accept it
     "used" / _NODES,  # seal with it, and will after a restart
