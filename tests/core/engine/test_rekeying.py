@@ -188,6 +188,19 @@ def test_who_is_away_is_waited_for_even_if_the_one_who_begins_was_restarted_and_
     assert cluster.engine(1).members == (1, 2, 3, 4)
 
 
+@pytest.mark.parametrize("reason", ["x" * 700, "é" * 400, "a\nb", "in caf\udce9"])
+def test_whatever_the_reason_of_a_failure_looks_like_all_can_read_it(reason: str) -> None:
+    cluster = whole()
+    cluster.hosts[3].disk.failure = reason
+    cluster.change_key(1, key(1))
+    assert cluster.settle()
+    for number in (1, 2, 3):
+        (failure,) = cluster.ended(number)
+        assert failure.startswith(reason[:1])
+        assert failure.isprintable()
+    assert cluster.used() == {KEY}
+
+
 # --- interruptions --------------------------------------------------------------------------------
 
 STAGES = (

@@ -18,7 +18,7 @@ from enum import IntEnum
 from typing import Final, NamedTuple
 
 from vsync.vocabulary import NodeId
-from vsync.wire.rekey import KeyNews
+from vsync.wire.rekey import KeyNews, readable
 
 OUTCOMES_MAX: Final = 8
 """Changes that have ended, remembered for those who come back and do not know."""
@@ -87,7 +87,7 @@ class Rekeying:
         if known is None or known.new != new:
             return
         if failure:
-            self.outgoing.append(replace(known, failure=failure))
+            self.outgoing.append(replace(known, failure=readable(failure)))
             return
         self._done = max(self._done, step)
         me = frozenset({self._node})
@@ -160,7 +160,7 @@ class Rekeying:
         known = self.known
         if known is None:
             return
-        # Whom only this node knows to be away is told with what it accepts: so nobody goes on without.
+        # Whom only this node knows to be away is told with what it accepts, so that all wait.
         others = self.away.union(members) - known.members - known.others - known.without
         if others:
             self.known = known = replace(known, others=known.others | others)

@@ -87,6 +87,12 @@ class KeyNews:
         )
 
 
+def readable(reason: str) -> str:
+    """*reason* as ``KeyNews`` can carry it: nobody knows what is in a path, or how long it is."""
+    text = "".join(each if each.isprintable() else "?" for each in reason)
+    return text.encode("utf-8", "replace")[:REASON_BYTES_MAX].decode("utf-8", "ignore")
+
+
 _SETS: Final = ("members", "others", "without", "accepted", "used", "dropped")
 
 
