@@ -89,6 +89,43 @@ def test_nodes_may_share_their_files_and_be_a_step_apart(tmp_path: Path) -> None
     assert one.seen == other.seen == EXPECTED[Step.DROP]
 
 
+def test_the_old_key_is_kept_when_another_node_that_shares_the_files_was_quicker(
+    tmp_path: Path,
+) -> None:
+    quick, slow = Place(tmp_path), Place(tmp_path)
+    quick.do(Step.ACCEPT)
+    slow.do(Step.ACCEPT)
+
+    class Overtaken(KeyFiles):
+        def load_used(self) -> Key:
+            found = super().load_used()
+            quick.do(Step.USE)
+            return found
+
+    slow.files = Overtaken(slow.path)
+    slow.do(Step.USE)
+    assert slow.seen == EXPECTED[Step.USE]
+    assert read_key(previous_file(slow.path)) == OLD
+
+
+@pytest.mark.parametrize("last", [Step.ACCEPT, Step.USE])
+def test_a_key_that_others_may_use_already_is_not_replaced_by_that_of_another_change(
+    place: Place, last: Step
+) -> None:
+    place.do(*STEPS[:last])
+    place.restart()
+    another = make_key()
+    with pytest.raises(SettingsError, match=f"to key {NEW} was.*broken off.*on this node"):
+        do_step(
+            KeyStep(Step.ACCEPT, another.id, OLD.id, wrap_key(another, OLD), True),
+            place.keys,
+            place.files,
+        )
+    assert place.seen == EXPECTED[last]
+    place.restart()
+    assert place.seen == EXPECTED[last]
+
+
 def test_what_is_given_up_is_gone(place: Place) -> None:
     place.do(Step.ACCEPT, Step.UNDO)
     assert place.seen == EXPECTED[Step.UNDO]

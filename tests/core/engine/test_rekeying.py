@@ -332,6 +332,29 @@ def test_whatever_happens_meanwhile_all_have_one_key_in_the_end(seed: int) -> No
     assert cluster.check(quiet=True).holds
 
 
+def test_who_forgot_a_change_that_others_went_on_with_must_complete_it_before_another() -> None:
+    cluster = Keyed(4, seed=0)
+    cluster.start(1, 2, 3)
+    assert cluster.settle()
+    cluster.change_key(1, key(1))
+    disks = [cluster.hosts[number].disk for number in (1, 2, 3)]
+    assert cluster.run_until(lambda: any(disk.used == key(1) for disk in disks))
+    cluster.partition({1, 2}, {3, 4})
+    cluster.crash(3)
+    cluster.run(1.0)
+    cluster.start(3, 4)
+    cluster.run(2.0)
+    cluster.change_key(4, key(2))
+    cluster.run(3.0)
+    assert key(1).id.hex() in cluster.ended(4)[0]
+    cluster.change_key(3, key(1))
+    cluster.run(1.0)
+    cluster.heal()
+    assert cluster.run_until(lambda: cluster.have_only(key(1)))
+    assert cluster.settle()
+    assert cluster.engine(1).members == (1, 2, 3, 4)
+
+
 # --- the rules themselves -------------------------------------------------------------------------
 
 A, B = NodeId(1), NodeId(2)

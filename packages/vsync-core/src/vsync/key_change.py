@@ -61,7 +61,9 @@ class KeyFiles:
 
     def use_next(self) -> None:
         # First what goes, so that whoever restarts in between accepts all that others may use.
-        write_key(self._previous, read_key(self.path), replace=True)
+        coming, used = read_key(self.next), read_key(self.path)
+        if used.id != coming.id:  # else a node that shares the files has just done this
+            write_key(self._previous, used, replace=True)
         try:
             os.replace(self.next, self.path)
             self._sync()
@@ -129,11 +131,21 @@ def do_step(step: KeyStep, keys: KeyRing, store: KeyStore) -> None:
                 keys.drop(step.new)
 
 
+def broken_off(key: Key) -> str:
+    """Why no other change can be made where one to *key* was begun."""
+    return (
+        f"a change to key {key} was prepared or broken off here; complete that first, with "
+        "`vsync key rotate` on this node"
+    )
+
+
 def _accept(step: KeyStep, keys: KeyRing, store: KeyStore) -> Key:
     """The new key, once it is on disk."""
     used = store.load_used()
     if used.id == step.new:
         return used
+    if used.id != step.old and keys.find(step.old) is not None:  # and others may use it, too
+        raise SettingsError(broken_off(used))
     coming = store.load_next()
     if coming is not None and coming.id == step.new:
         return coming
@@ -143,6 +155,8 @@ def _accept(step: KeyStep, keys: KeyRing, store: KeyStore) -> Key:
             f"the new key {step.new.hex()} was to be in the file beside this node's key file, "
             f"with .next behind its name, and {there}; copy it to every node and try again"
         )
+    if coming is not None:  # and others may use it: this node has said that it accepts it
+        raise SettingsError(broken_off(coming))
     old = keys.find(step.old)
     if old is None:
         raise SettingsError(
