@@ -111,20 +111,26 @@ def do_step(step: KeyStep, keys: KeyRing, store: KeyStore) -> None:
     match step.step:
         case Step.ACCEPT:
             keys.accept(_accept(step, keys, store))
+            keys.needed = frozenset({step.new, step.old})
         case Step.USE:
             if store.load_used().id != step.new:
                 key, coming = keys.find(step.new), store.load_next()
                 if key is not None and (coming is None or coming.id != key.id):
                     store.put_next(key)  # somebody has removed it
                 store.use_next()
+            if keys.find(step.new) is None:
+                keys.accept(store.load_used())
             keys.use(step.new)
+            keys.needed = frozenset({step.new, step.old})
         case Step.DROP:
             # All others too, that changes may have left behind which were broken off.
             store.forget_others(step.new)
+            keys.needed = frozenset()
             for key in keys.keys:
                 if key.id not in (step.new, keys.used.id, *keys.kept):
                     keys.drop(key.id)
         case Step.UNDO:
+            keys.needed = frozenset()
             if keys.used.id != step.new:
                 if step.body:  # else somebody has put it there, who may want it again
                     store.forget_next(step.new)

@@ -1,6 +1,7 @@
 """Keys: the ring's secrets, and which of them seals."""
 
 import hashlib
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -40,6 +41,9 @@ class KeyRing:
         self._used = key
         self.kept: frozenset[bytes] = frozenset()
         """Ids of keys that settings say are accepted, whatever becomes of others."""
+        self.needed: frozenset[bytes] = frozenset()
+        """Ids of the keys of a change that is under way: they are not dropped until it ends."""
+        self._lock = threading.Lock()  # the keeper's thread and the program change keys
         self.dropped: frozenset[bytes] = frozenset()
         """Ids of keys that were accepted in this life of the node, and are no more."""
 
@@ -60,21 +64,29 @@ class KeyRing:
 
     def accept(self, key: Key) -> None:
         """Take packets that *key* seals from now on."""
-        # A new dictionary: the ring's thread may be reading this one.
-        self._keys = {**self._keys, key.id: key}
-        self.dropped -= {key.id}
+        with self._lock:
+            # A new dictionary: the ring's thread may be reading this one.
+            self._keys = {**self._keys, key.id: key}
+            self.dropped -= {key.id}
 
     def use(self, key_id: bytes) -> None:
         """Seal with that key from now on. Raises MisuseError if it is not accepted."""
-        key = self._keys.get(key_id)
-        if key is None:
-            raise MisuseError(f"key {key_id.hex()} is not accepted here; accept it first")
-        self._used = key
+        with self._lock:
+            key = self._keys.get(key_id)
+            if key is None:
+                raise MisuseError(f"key {key_id.hex()} is not accepted here; accept it first")
+            self._used = key
 
     def drop(self, key_id: bytes) -> None:
-        """Take no packets of that key any more. Raises MisuseError if it is the one that seals."""
-        if key_id == self._used.id:
-            raise MisuseError(f"key {key_id.hex()} is in use; use another before it is dropped")
-        if key_id in self._keys:
-            self.dropped |= {key_id}
-        self._keys = {each: key for each, key in self._keys.items() if each != key_id}
+        """Take no packets of that key any more, unless a change under way needs it.
+
+        Raises MisuseError if it is the one that seals.
+        """
+        with self._lock:
+            if key_id in self.needed:
+                return
+            if key_id == self._used.id:
+                raise MisuseError(f"key {key_id.hex()} is in use; use another before it is dropped")
+            if key_id in self._keys:
+                self.dropped |= {key_id}
+            self._keys = {each: key for each, key in self._keys.items() if each != key_id}

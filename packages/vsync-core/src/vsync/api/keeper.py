@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Final
 
 from vsync.engine.rekeying import KeyStep, Step
-from vsync.errors import MisuseError, SettingsError
+from vsync.errors import MisuseError, SettingsError, VsyncError
 from vsync.key_change import KeyFiles, do_step
 from vsync.key_file import make_key
 from vsync.keys import KeyRing
@@ -91,7 +91,7 @@ class Keeper:
             )
         try:
             do_step(step, self._keys, self._files)
-        except (SettingsError, OSError) as error:
+        except (VsyncError, OSError) as error:
             return f"node {self._node}: {error}"
         return ""
 
