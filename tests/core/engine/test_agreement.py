@@ -6,9 +6,11 @@ import pytest
 
 from vsync.engine import State
 from vsync.engine.agreement import HEARD_S, Agreement, Verdict
+from vsync.engine.changes import RingChanges
 from vsync.engine.groups import (
     EngineEvent,
     EngineOutput,
+    RingNews,
     SettingsChanged,
     SettingsDiffer,
     SettingsWishEnded,
@@ -19,13 +21,21 @@ from vsync.events import Delivery
 from vsync.settings import SHARED_NAMES, RingSettings
 from vsync.testing.cluster import Cluster, Host
 from vsync.testing.network import Conditions
-from vsync.vocabulary import NodeId
+from vsync.vocabulary import NodeId, RingId
 from vsync.wire import Terms
-from vsync.wire.terms import FORMER_MAX, differences
+from vsync.wire.terms import (
+    FORMER_MAX,
+    NO_BASE,
+    REVISION_MAX,
+    ChangeTerms,
+    Mark,
+    differences,
+)
 
 LAN = RingSettings()
 PATIENT = RingSettings(token_lost_s=0.5)
 WIDE = RingSettings(window_packets=100)
+HELD = RingSettings(hold_s=0.05)
 
 
 class Told(Cluster):
@@ -265,6 +275,36 @@ def test_parts_that_changed_differently_stay_apart_and_say_so_until_one_follows(
     assert cluster.engine(1).members == (1, 2, 3, 4)
 
 
+def test_nodes_restart_one_by_one_after_a_change_that_is_in_the_file_of_one() -> None:
+    cluster = whole()
+    cluster.change_settings(1, PATIENT)
+    assert cluster.settle()
+    cluster.hosts[1].settings = PATIENT
+    for number in (1, 2, 3):
+        cluster.crash(number)
+        cluster.run(1.0)
+        cluster.start(number)
+        assert cluster.settle()
+        assert cluster.engine(number).members == (1, 2, 3)
+    assert set(cluster.in_effect().values()) == {PATIENT}
+
+
+def test_who_missed_a_change_there_and_back_comes_to_one_that_was_restarted_since() -> None:
+    cluster = whole()
+    cluster.change_settings(1, PATIENT)
+    assert cluster.settle()
+    cluster.partition({1, 2}, {3})
+    assert cluster.settle()
+    cluster.change_settings(1, LAN)
+    assert cluster.settle()
+    cluster.restart(1)
+    assert cluster.settle()
+    cluster.heal()
+    assert cluster.settle()
+    assert set(cluster.in_effect().values()) == {LAN}
+    assert cluster.engine(3).members == (1, 2, 3)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_happens_meanwhile_all_have_the_same_settings_in_the_end(seed: int) -> None:
     cluster = Told(5, seed)
@@ -340,6 +380,34 @@ def test_a_change_there_and_back_is_followed_by_who_missed_it() -> None:
     assert agreement.adopt(agreement.terms.changed_to(LAN.shared()))
     assert behind.weigh(agreement.terms) is Verdict.NEWER
     assert agreement.weigh(behind.terms) is Verdict.OLDER
+
+
+def test_what_each_knows_of_former_settings_all_know_when_they_are_together() -> None:
+    first = Terms(0, (), LAN.shared())
+    ring = RingId(8, NodeId(1))
+    ways = [first.changed_to(each.shared()).changed_to(PATIENT.shared()) for each in (WIDE, HELD)]
+    known = []
+    for order in (ways, ways[::-1]):
+        agreement = Agreement(PATIENT)
+        assert agreement.adopt(order[0])
+        changes = RingChanges(NodeId(1), agreement)
+        heard = [
+            RingNews(NodeId(2), ChangeTerms(ring, NO_BASE, each), ring, settled=False)
+            for each in (*order[1:], first.changed_to(PATIENT.shared()))
+        ]
+        assert changes.read(heard, (NodeId(1), NodeId(2))) == []
+        known.append(agreement.terms)
+        for settings in (LAN, WIDE, HELD):
+            assert agreement.weigh(Terms(1, (), settings.shared())) is Verdict.OLDER
+    assert known[0] == known[1]
+    assert known[0].revision == 2
+
+
+def test_a_mark_alone_changes_nothing() -> None:
+    agreement = Agreement(LAN)
+    before = agreement.terms
+    assert agreement.agrees(NodeId(9), Mark(REVISION_MAX, before.mark.digest), 0.0)
+    assert agreement.terms is before
 
 
 def test_many_with_other_settings_do_not_fill_the_memory() -> None:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from vsync.settings import RingSettings
 from vsync.vocabulary import NodeId
-from vsync.wire.terms import Mark, Terms
+from vsync.wire.terms import FORMER_MAX, Mark, Terms
 
 AGAIN_S: Final = 1.0
 """How often those are told our terms again of whom we know that theirs are others."""
@@ -56,10 +56,7 @@ class Agreement:
 
     def agrees(self, node: NodeId, mark: Mark, now: float) -> bool:
         """Whether *node*, which has said so just now, has the same terms."""
-        mine = self.terms
-        if mark.digest == mine.mark.digest:
-            if mark.revision > mine.revision:
-                self.terms = Terms(mark.revision, mine.former, mine.values)
+        if mark.digest == self.mark.digest:
             self._differing.pop(node, None)
             return True
         known = self._differing.get(node)
@@ -114,6 +111,17 @@ class Agreement:
         ]:
             del self._differing[node]
         return True
+
+    def merge(self, terms: Terms) -> None:
+        """Take over what another with the same values knows of former ones.
+
+        Without it, a node that was restarted with them would refuse whoever is merely out of date.
+        """
+        one, other = sorted(
+            (self.terms, terms), key=lambda each: (each.revision, each.former), reverse=True
+        )
+        former = tuple(dict.fromkeys((*one.former, *other.former)))[:FORMER_MAX]
+        self.terms = Terms(one.revision, former, one.values)
 
     def _settings_of(self, terms: Terms) -> RingSettings | None:
         try:

@@ -112,7 +112,9 @@ class RingChanges:
         if message.ring != news.ring:
             return  # of another configuration: nobody takes it
         if message.base == NO_BASE:
-            wanted = terms.mark > mine
+            wanted = terms.mark > mine and terms.mark.digest != mine.digest
+            if terms.mark.digest == mine.digest:
+                agreement.merge(terms)
         else:
             wanted = news.settled and message.base == mine.digest
         old = agreement.settings
