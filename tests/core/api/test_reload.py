@@ -125,7 +125,8 @@ async def test_it_may_be_looked_at_first_and_then_only_that_is_done(place: Place
 async def test_a_file_that_cannot_be_used_changes_nothing(place: Place) -> None:
     async with place.ring(1) as (node,):
         before = node.settings
-        for text in ("hold_s = 9", "hold = 0.1", "hold_s = true", "]["):
+        deep = "x = " + "[" * 5000 + "]" * 5000
+        for text in ("hold_s = 9", "hold = 0.1", "hold_s = true", "][", deep):
             place.write(1, text)
             with pytest.raises(SettingsError, match=r"1\.toml"):
                 await node.reload()
