@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from vsync.engine import State
-from vsync.engine.agreement import HEARD_S, Agreement, Verdict
+from vsync.engine.agreement import DIFFERING_MAX, HEARD_S, Agreement, Verdict
 from vsync.engine.changes import RingChanges
 from vsync.engine.groups import (
     EngineEvent,
@@ -408,6 +408,66 @@ def test_a_mark_alone_changes_nothing() -> None:
     before = agreement.terms
     assert agreement.agrees(NodeId(9), Mark(REVISION_MAX, before.mark.digest), 0.0)
     assert agreement.terms is before
+
+
+def test_a_ring_whose_revisions_are_used_up_by_forgery_says_so_and_changes_no_more() -> None:
+    cluster = whole()
+    forged = Terms(REVISION_MAX, (cluster.engine(1).agreement.mark.digest,), WIDE.shared())
+    cluster.engine(1)._take_newer(forged, NodeId(9), cluster.now)
+    assert cluster.settle()
+    assert set(cluster.in_effect().values()) == {WIDE}
+    cluster.change_settings(2, PATIENT)
+    assert cluster.settle()
+    (ended,) = cluster.of(2, SettingsWishEnded)
+    assert isinstance(ended, SettingsWishEnded)
+    assert "somebody has forged" in ended.failure
+    assert set(cluster.in_effect().values()) == {WIDE}
+
+
+def test_of_many_newer_settings_one_at_a_time_is_passed_on() -> None:
+    agreement = Agreement(LAN)
+    changes = RingChanges(NodeId(1), agreement)
+    ring, next_ring = RingId(8, NodeId(1)), RingId(12, NodeId(1))
+    newer = [Terms(1 + each, (agreement.mark.digest,), WIDE.shared()) for each in range(100)]
+    for terms in newer:
+        changes.pass_on(ring, terms)
+    assert changes.outgoing == [ChangeTerms(ring, NO_BASE, newer[0])]
+    for terms in newer:
+        changes.pass_on(next_ring, terms)
+    assert changes.outgoing[1:] == [ChangeTerms(next_ring, NO_BASE, newer[0])]
+    news = RingNews(NodeId(1), changes.outgoing[1], next_ring, settled=True)  # type: ignore[arg-type]
+    assert len(changes.read([news], (NodeId(1),))) == 1
+    changes.pass_on(next_ring, newer[1])
+    assert changes.outgoing[2:] == [ChangeTerms(next_ring, NO_BASE, newer[1])]
+
+
+def test_a_node_whose_settings_differ_otherwise_each_time_is_not_told_of_each_time() -> None:
+    agreement = Agreement(LAN)
+
+    def other(number: int) -> Terms:
+        return Terms(0, (), (("hold_s", float(number)),))
+
+    assert agreement.note(NodeId(7), other(0), 0.0)
+    assert not any(agreement.note(NodeId(7), other(each), each / 1000) for each in range(1, 1000))
+    assert [terms for _, terms in agreement.differing(1.0)] == [other(999)]
+    assert agreement.note(NodeId(7), other(999), HEARD_S)
+    assert not agreement.note(NodeId(7), other(999), 3 * HEARD_S)
+
+
+def test_nodes_of_many_numbers_are_not_all_told_of() -> None:
+    agreement = Agreement(LAN)
+    terms = Terms(0, (), (("hold_s", 1.0),))
+    told = [agreement.note(NodeId(each), terms, each / 1000) for each in range(1, 1001)]
+    assert told == [True] * DIFFERING_MAX + [False] * (1000 - DIFFERING_MAX)
+
+
+def test_what_cannot_change_on_a_running_ring_is_not_taken_from_another_either() -> None:
+    agreement = Agreement(LAN)
+    values = RingSettings(message_bytes_max=1).shared()
+    terms = agreement.terms.changed_to(values)
+    assert agreement.weigh(terms) is Verdict.OTHER
+    assert not agreement.adopt(terms)
+    assert agreement.settings == LAN
 
 
 def test_many_with_other_settings_do_not_fill_the_memory() -> None:
