@@ -416,7 +416,7 @@ class Node:
         return future.result()
 
     def _notified(self) -> None:
-        """There is news; called in the ring's thread."""
+        """There is news; called in whichever thread runs the engine."""
         self._caller.call(self._notice)
 
     def _notice(self) -> None:
