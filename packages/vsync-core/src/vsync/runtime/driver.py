@@ -403,6 +403,10 @@ class Driver:
         """Have the transport go on with other settings. The future raises TransportFailed."""
         return self.call(lambda now: self._transport.reload(settings))
 
+    def restore_transport(self, settings: BaseModel) -> "Future[None]":
+        """Have the transport go back to settings that it had. The future raises TransportFailed."""
+        return self.call(lambda now: self._transport.restore(settings))
+
     def _wake(self) -> None:
         if not self._awake:
             self._awake = True
