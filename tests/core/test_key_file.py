@@ -73,6 +73,11 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
         read_key(path)
 
 
+def test_what_cannot_be_a_path_is_a_sentence() -> None:
+    with pytest.raises(SettingsError, match=r"'a\\x00b' cannot be the path of a key file"):
+        read_key(Path("a\0b"))
+
+
 def test_no_file_or_none_of_text_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"there is no key file .*; `vsync keygen"):
         read_key(tmp_path / "ring.key")

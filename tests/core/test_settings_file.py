@@ -1,5 +1,6 @@
 """Settings files: every mistake is named by file, line and key."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,29 @@ def test_a_directory_and_a_picture_are_no_settings_files(tmp_path: Path) -> None
     (tmp_path / "picture.toml").write_bytes(b"\x89PNG\xff")
     with pytest.raises(SettingsError, match="is no text in UTF-8"):
         read_settings(tmp_path / "picture.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = " + "[" * 5000 + "]" * 5000, "too deep to be read"),
+        (f"[service.kv]\n{'a.' * 20_000}b = 1", "too deep to be read"),
+        (f"[node]\nid = {'9' * 5000}", "is not valid TOML"),
+        (GOOD + "hold_s = " + "9" * 4000, "there is no key hold_s"),
+        (GOOD.replace('"lan"', f'"lan"\nhold_s = {"9" * 4000}'), "hold_s in .ring. should be"),
+        (GOOD + '[daemon]\nusers = ["a\\u0000"]', r":11: users in .daemon. has a null character"),
+        (GOOD + '[security]\nkey_file = "a\\u0000"', ":11: key_file in .security. has a null"),
+        (f"{GOOD}# {'x' * 2**20}", "is larger than 1048576 bytes"),
+    ],
+)
+def test_hostile_files_are_refused_in_a_sentence(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        read_settings(written(tmp_path, text))
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(SettingsError, match="is no file but a pipe or a device"):
+            read_settings(path)

@@ -70,6 +70,7 @@ class Node:
         """Start a life of the process; it appends to the trace of the former ones."""
         assert not self.running, f"node {self.number} runs already"
         tracing = ("--trace", str(self.trace)) if trace else ()
+        self._told_before = self._output.stat().st_size if self._output.exists() else 0
         self._process = self.spawn(
             *("run", "-c", str(self.settings), *tracing, "--socket", str(self.socket))
         )

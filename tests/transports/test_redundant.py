@@ -135,6 +135,39 @@ def test_links_come_go_and_move_by_reload_and_the_others_are_left_alone() -> Non
         transport.close()
 
 
+def test_the_way_back_is_gone_even_if_a_link_cannot_be_had_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    before = of_links("a", "b", "c")
+    transport = TransportRedundant(before, node=NodeId(1), clock=lambda: now)
+    transport.open()
+    try:
+        kept = transport._open[1]
+        transport.reload(of_links("a", "x", "y", "z"))
+
+        def refuse(self: TransportMemory) -> None:
+            if self._settings.network == "b":
+                raise TransportFailed("not now")
+            opened(self)
+
+        opened = TransportMemory.open
+        with monkeypatch.context() as patched:
+            patched.setattr(TransportMemory, "open", refuse)
+            transport.restore(before)
+            states = {number: each["state"] for number, each in transport.status["links"].items()}
+            assert list(states) == ["1", "2", "3"]
+            assert [number for number, state in states.items() if state == "closed"] == ["2"]
+            (warning,) = transport.status["warnings"]
+            assert "link 2 is not open: not now; it is tried again" in warning
+        now = 2 * REOPEN_S
+        transport.receive()
+        assert networks(transport) == ["a", "b", "c"]
+        assert transport._open[1] is kept
+    finally:
+        transport.close()
+
+
 def test_a_link_that_cannot_be_had_leaves_all_as_they_were() -> None:
     transport = TransportRedundant(of_links("a", "b", "c"), node=NodeId(1))
     transport.open()

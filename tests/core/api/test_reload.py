@@ -125,7 +125,8 @@ async def test_it_may_be_looked_at_first_and_then_only_that_is_done(place: Place
 async def test_a_file_that_cannot_be_used_changes_nothing(place: Place) -> None:
     async with place.ring(1) as (node,):
         before = node.settings
-        for text in ("hold_s = 9", "hold = 0.1", "hold_s = true", "]["):
+        deep = "x = " + "[" * 5000 + "]" * 5000
+        for text in ("hold_s = 9", "hold = 0.1", "hold_s = true", "][", deep):
             place.write(1, text)
             with pytest.raises(SettingsError, match=r"1\.toml"):
                 await node.reload()
@@ -182,14 +183,21 @@ async def test_if_the_transport_refuses_nothing_is_changed(
         assert node.settings == before
 
 
-async def test_if_the_ring_refuses_the_links_are_as_they_were(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+async def test_if_the_ring_refuses_the_links_are_as_they_were_and_that_is_said(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with place.ring(1) as (node,):
         before = node.settings
         place.write(1, "hold_s = 0.05")
-        told: list[object] = []
-        monkeypatch.setattr(node._driver._transport, "reload", told.append)
+        there: list[object] = []
+        back: list[object] = []
+
+        def restore(settings: object) -> None:
+            back.append(settings)
+            raise TransportFailed("the other network has gone")
+
+        monkeypatch.setattr(node._driver._transport, "reload", there.append)
+        monkeypatch.setattr(node._driver._transport, "restore", restore)
 
         async def refuse(settings: NodeSettings) -> None:
             raise ChangeFailed("another was first")
@@ -199,8 +207,9 @@ async def test_if_the_ring_refuses_the_links_are_as_they_were(
         new = vsync.read_settings(place.file(1))
         with pytest.raises(ChangeFailed, match="another was first"):
             await node._have(new, [*changed, Difference("transport.memory.x", 1, 2, "node")])
-        assert len(told) == 2  # there, and back again
+        assert (len(there), len(back)) == (1, 1)
         assert node.settings == before
+        assert "the other network has gone" in caplog.text
 
 
 async def test_a_newcomer_with_other_settings_is_refused_in_words_until_it_reloads(

@@ -4,6 +4,7 @@ import functools
 import grp
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -73,9 +74,11 @@ def test_users_and_groups_are_named_or_numbered() -> None:
 
 
 @pytest.mark.parametrize("key", ["users", "groups"])
-def test_a_name_that_nobody_has_is_a_sentence(key: str) -> None:
-    with pytest.raises(SettingsError, match=f"{key} in .daemon. names 'nosuchone', wh"):
-        Doorkeeper(DaemonSection.model_validate({key: ["nosuchone"]}))
+@pytest.mark.parametrize("name", ["nosuchone", "a\0b"])
+def test_a_name_that_nobody_has_is_a_sentence(key: str, name: str) -> None:
+    said = re.escape(f"{key} in [daemon] names {name!r}, wh")
+    with pytest.raises(SettingsError, match=said):
+        Doorkeeper(DaemonSection.model_validate({key: [name]}))
 
 
 @pytest.mark.parametrize("wrong", [[-1], [True], [""], [1.5], [2**32 - 1], "root"])

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import pytest
 
 from vsync.engine import State
-from vsync.engine.agreement import HEARD_S, Agreement, Verdict
+from vsync.engine.agreement import DIFFERING_MAX, HEARD_S, Agreement, Verdict
+from vsync.engine.changes import RingChanges
 from vsync.engine.groups import (
     EngineEvent,
     EngineOutput,
+    RingNews,
     SettingsChanged,
     SettingsDiffer,
     SettingsWishEnded,
@@ -19,13 +21,21 @@ from vsync.events import Delivery
 from vsync.settings import SHARED_NAMES, RingSettings
 from vsync.testing.cluster import Cluster, Host
 from vsync.testing.network import Conditions
-from vsync.vocabulary import NodeId
+from vsync.vocabulary import NodeId, RingId
 from vsync.wire import Terms
-from vsync.wire.terms import FORMER_MAX, differences
+from vsync.wire.terms import (
+    FORMER_MAX,
+    NO_BASE,
+    REVISION_MAX,
+    ChangeTerms,
+    Mark,
+    differences,
+)
 
 LAN = RingSettings()
 PATIENT = RingSettings(token_lost_s=0.5)
 WIDE = RingSettings(window_packets=100)
+HELD = RingSettings(hold_s=0.05)
 
 
 class Told(Cluster):
@@ -265,6 +275,36 @@ def test_parts_that_changed_differently_stay_apart_and_say_so_until_one_follows(
     assert cluster.engine(1).members == (1, 2, 3, 4)
 
 
+def test_nodes_restart_one_by_one_after_a_change_that_is_in_the_file_of_one() -> None:
+    cluster = whole()
+    cluster.change_settings(1, PATIENT)
+    assert cluster.settle()
+    cluster.hosts[1].settings = PATIENT
+    for number in (1, 2, 3):
+        cluster.crash(number)
+        cluster.run(1.0)
+        cluster.start(number)
+        assert cluster.settle()
+        assert cluster.engine(number).members == (1, 2, 3)
+    assert set(cluster.in_effect().values()) == {PATIENT}
+
+
+def test_who_missed_a_change_there_and_back_comes_to_one_that_was_restarted_since() -> None:
+    cluster = whole()
+    cluster.change_settings(1, PATIENT)
+    assert cluster.settle()
+    cluster.partition({1, 2}, {3})
+    assert cluster.settle()
+    cluster.change_settings(1, LAN)
+    assert cluster.settle()
+    cluster.restart(1)
+    assert cluster.settle()
+    cluster.heal()
+    assert cluster.settle()
+    assert set(cluster.in_effect().values()) == {LAN}
+    assert cluster.engine(3).members == (1, 2, 3)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_happens_meanwhile_all_have_the_same_settings_in_the_end(seed: int) -> None:
     cluster = Told(5, seed)
@@ -340,6 +380,94 @@ def test_a_change_there_and_back_is_followed_by_who_missed_it() -> None:
     assert agreement.adopt(agreement.terms.changed_to(LAN.shared()))
     assert behind.weigh(agreement.terms) is Verdict.NEWER
     assert agreement.weigh(behind.terms) is Verdict.OLDER
+
+
+def test_what_each_knows_of_former_settings_all_know_when_they_are_together() -> None:
+    first = Terms(0, (), LAN.shared())
+    ring = RingId(8, NodeId(1))
+    ways = [first.changed_to(each.shared()).changed_to(PATIENT.shared()) for each in (WIDE, HELD)]
+    known = []
+    for order in (ways, ways[::-1]):
+        agreement = Agreement(PATIENT)
+        assert agreement.adopt(order[0])
+        changes = RingChanges(NodeId(1), agreement)
+        heard = [
+            RingNews(NodeId(2), ChangeTerms(ring, NO_BASE, each), ring, settled=False)
+            for each in (*order[1:], first.changed_to(PATIENT.shared()))
+        ]
+        assert changes.read(heard, (NodeId(1), NodeId(2))) == []
+        known.append(agreement.terms)
+        for settings in (LAN, WIDE, HELD):
+            assert agreement.weigh(Terms(1, (), settings.shared())) is Verdict.OLDER
+    assert known[0] == known[1]
+    assert known[0].revision == 2
+
+
+def test_a_mark_alone_changes_nothing() -> None:
+    agreement = Agreement(LAN)
+    before = agreement.terms
+    assert agreement.agrees(NodeId(9), Mark(REVISION_MAX, before.mark.digest), 0.0)
+    assert agreement.terms is before
+
+
+def test_a_ring_whose_revisions_are_used_up_by_forgery_says_so_and_changes_no_more() -> None:
+    cluster = whole()
+    forged = Terms(REVISION_MAX, (cluster.engine(1).agreement.mark.digest,), WIDE.shared())
+    cluster.engine(1)._take_newer(forged, NodeId(9), cluster.now)
+    assert cluster.settle()
+    assert set(cluster.in_effect().values()) == {WIDE}
+    cluster.change_settings(2, PATIENT)
+    assert cluster.settle()
+    (ended,) = cluster.of(2, SettingsWishEnded)
+    assert isinstance(ended, SettingsWishEnded)
+    assert "somebody has forged" in ended.failure
+    assert set(cluster.in_effect().values()) == {WIDE}
+
+
+def test_of_many_newer_settings_one_at_a_time_is_passed_on() -> None:
+    agreement = Agreement(LAN)
+    changes = RingChanges(NodeId(1), agreement)
+    ring, next_ring = RingId(8, NodeId(1)), RingId(12, NodeId(1))
+    newer = [Terms(1 + each, (agreement.mark.digest,), WIDE.shared()) for each in range(100)]
+    for terms in newer:
+        changes.pass_on(ring, terms)
+    assert changes.outgoing == [ChangeTerms(ring, NO_BASE, newer[0])]
+    for terms in newer:
+        changes.pass_on(next_ring, terms)
+    assert changes.outgoing[1:] == [ChangeTerms(next_ring, NO_BASE, newer[0])]
+    news = RingNews(NodeId(1), changes.outgoing[1], next_ring, settled=True)  # type: ignore[arg-type]
+    assert len(changes.read([news], (NodeId(1),))) == 1
+    changes.pass_on(next_ring, newer[1])
+    assert changes.outgoing[2:] == [ChangeTerms(next_ring, NO_BASE, newer[1])]
+
+
+def test_a_node_whose_settings_differ_otherwise_each_time_is_not_told_of_each_time() -> None:
+    agreement = Agreement(LAN)
+
+    def other(number: int) -> Terms:
+        return Terms(0, (), (("hold_s", float(number)),))
+
+    assert agreement.note(NodeId(7), other(0), 0.0)
+    assert not any(agreement.note(NodeId(7), other(each), each / 1000) for each in range(1, 1000))
+    assert [terms for _, terms in agreement.differing(1.0)] == [other(999)]
+    assert agreement.note(NodeId(7), other(999), HEARD_S)
+    assert not agreement.note(NodeId(7), other(999), 3 * HEARD_S)
+
+
+def test_nodes_of_many_numbers_are_not_all_told_of() -> None:
+    agreement = Agreement(LAN)
+    terms = Terms(0, (), (("hold_s", 1.0),))
+    told = [agreement.note(NodeId(each), terms, each / 1000) for each in range(1, 1001)]
+    assert told == [True] * DIFFERING_MAX + [False] * (1000 - DIFFERING_MAX)
+
+
+def test_what_cannot_change_on_a_running_ring_is_not_taken_from_another_either() -> None:
+    agreement = Agreement(LAN)
+    values = RingSettings(message_bytes_max=1).shared()
+    terms = agreement.terms.changed_to(values)
+    assert agreement.weigh(terms) is Verdict.OTHER
+    assert not agreement.adopt(terms)
+    assert agreement.settings == LAN
 
 
 def test_many_with_other_settings_do_not_fill_the_memory() -> None:

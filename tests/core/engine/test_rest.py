@@ -4,7 +4,7 @@ from vsync.engine.rest import MEMBERS_MAX, Rest
 from vsync.settings import RingSettings
 from vsync.testing.cluster import Cluster
 from vsync.testing.network import Action, Rule
-from vsync.vocabulary import Guarantee, NodeId, RingId
+from vsync.vocabulary import Guarantee, NodeId, Priority, RingId
 from vsync.wire import CLOSING, MOVING, RESTING, FrameType, Token
 
 RING = RingId(1, NodeId(1))
@@ -128,3 +128,27 @@ def test_many_that_send_at_once_are_delivered_in_one_order() -> None:
         cluster.run(0.0003)
     cluster.settle()
     assert cluster.check(quiet=True).holds
+
+
+def test_the_wakes_of_two_that_hear_each_other_are_repeated_if_both_are_lost() -> None:
+    cluster = resting(3)
+    lost = Rule(action=Action.DROP, frame=FrameType.WAKE, receiver=NodeId(1), count=2)
+    cluster.network.rules.append(lost)
+    messages = [cluster.submit(node, 20_000) for node in (2, 3)]
+    cluster.run(RingSettings().hold_s / 2)
+    assert [reached(cluster, message) for message in messages] == [{1, 2, 3}] * 2
+
+
+def test_what_follows_from_a_command_happens_in_its_time() -> None:
+    cluster = Cluster(1, seed=5)
+    cluster.start()
+    engine = cluster.engine(1)
+    engine.expect("kv")
+    assert cluster.run_until(lambda: engine.configuration is not None and engine.groups.settled)
+    cluster.submit(1, 100, priority=Priority.MEDIUM)  # it waits for the service
+    cluster.run(RingSettings().hold_s * 0.9)
+    configuration = engine.configuration
+    assert configuration is not None
+    cluster._command(1, lambda engine, now: engine.synchronized("kv", configuration, now))
+    cluster.run(0.05)
+    assert engine.health.lateness_s(cluster.now) == 0

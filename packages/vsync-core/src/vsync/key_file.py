@@ -97,6 +97,8 @@ def read_key(path: Path) -> Key:
         ) from error
     except OSError as error:
         raise SettingsError(f"cannot read the key file {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"{str(path)!r} cannot be the path of a key file: {error}") from error
     lines = [line.split() for line in text.splitlines() if line.strip()[:1] not in (b"", b"#")]
     if len(text) > FILE_BYTES_MAX or len(lines) != 1 or lines[0][:1] != [HEADING.encode()]:
         raise SettingsError(

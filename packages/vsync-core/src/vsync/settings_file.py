@@ -3,10 +3,11 @@
 import difflib
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -15,6 +16,9 @@ from vsync.plugins import list_plugins, load_service, load_transport
 from vsync.service import Service
 from vsync.settings import NodeSettings
 from vsync.transport import Transport
+
+FILE_BYTES_MAX: Final = 2**20
+"""No settings file is larger."""
 
 
 def read_settings(path: str | os.PathLike[str]) -> NodeSettings:
@@ -25,19 +29,50 @@ def read_settings(path: str | os.PathLike[str]) -> NodeSettings:
     """
     file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        return _checked(file, _read_text(file))
+    except RecursionError as error:
+        raise SettingsError(
+            f"{file} has lists or tables within each other, too deep to be read"
+        ) from error
+
+
+def _read_text(file: Path) -> str:
+    try:
+        with open(file, "rb", opener=_open_at_once) as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                raise SettingsError(
+                    f"the settings file {file} is no file but a pipe or a device; "
+                    "`vsync init FILE` writes one"
+                )
+            data = opened.read(FILE_BYTES_MAX + 1)
     except FileNotFoundError as error:
         raise SettingsError(
             f"there is no settings file {file}; `vsync init {file}` writes one"
         ) from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{file} is no text in UTF-8: {error}") from error
     except OSError as error:
         raise SettingsError(f"cannot read the settings file {file}: {error.strerror}") from error
+    if len(data) > FILE_BYTES_MAX:
+        raise SettingsError(
+            f"{file} is larger than {FILE_BYTES_MAX} bytes, so it is no settings file; "
+            "see whether its path is right"
+        )
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{file} is no text in UTF-8: {error}") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for somebody who writes into it, if it is a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _checked(file: Path, text: str) -> NodeSettings:
     try:
         written = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # a TOMLDecodeError, or a number of thousands of digits
         raise SettingsError(f"{file} is not valid TOML: {error}") from error
+    _refuse_null(written, file, text, ())
     try:
         # Strictly: a file that says "1", true or 1.0 for a whole number is mistaken somewhere.
         settings = NodeSettings.model_validate(written, strict=True)
@@ -59,6 +94,20 @@ def read_settings(path: str | os.PathLike[str]) -> NodeSettings:
             prefix = ("service", name)
             raise SettingsError(_sentences(error, file, text, service.SETTINGS, prefix)) from error
     return settings
+
+
+def _refuse_null(value: object, file: Path, text: str, where: Sequence[str]) -> None:
+    """Refuse texts with a null character: the system takes none in a path or a name."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _refuse_null(each, file, text, [*where, name])
+    elif isinstance(value, list):
+        for each in value:
+            _refuse_null(each, file, text, where)
+    elif isinstance(value, str) and "\0" in value:
+        number = _line_of(text, where)
+        place = f"{file}:{number}" if number else str(file)
+        raise SettingsError(f"{place}: {_name(where)} has a null character (\\u0000); remove it")
 
 
 def _refuse_unknown_transports(settings: NodeSettings, file: Path, text: str) -> None:

@@ -145,6 +145,14 @@ class Transport(ABC):
         """
         raise TransportFailed(f"the transport {self.SCHEME} cannot change while it is open")
 
+    def restore(self, settings: BaseModel) -> None:
+        """Go back to *settings*, which it had before a ``reload``.
+
+        What cannot be had any more must be tried again later, rather than fail. Raises
+        TransportFailed if it must all the same.
+        """
+        self.reload(settings)
+
     @property
     def composed(self) -> bool:
         """Whether it is made of several transports, which seal their packets each for itself."""

@@ -31,6 +31,7 @@ from vsync.errors import (
     NodeClosed,
     ServiceFailed,
     SettingsError,
+    TransportFailed,
     Undelivered,
     WouldBlock,
 )
@@ -342,7 +343,7 @@ class Node:
                 await self._change_ring(new)
             except BaseException:
                 if changes_transport:
-                    await self._result(self._driver.reload_transport(transport_of(old)[1]))
+                    await self._restore_transport(old)
                 raise
         self._driver.retime(new.node.drain_s, new.node.synchronize_s)
         for go in ready:
@@ -351,6 +352,12 @@ class Node:
         ring = new.ring.with_shared(self.settings.ring.shared())
         self.settings = new.model_copy(update={"ring": ring})
         self._written = new.ring
+
+    async def _restore_transport(self, old: NodeSettings) -> None:
+        try:
+            await self._result(self._driver.restore_transport(transport_of(old)[1]))
+        except TransportFailed as error:  # why the ring did not change is to be told, too
+            logger.error("node %d: the transport keeps its new settings: %s", self.id, error)
 
     async def _change_ring(self, new: NodeSettings) -> None:
         changing = self._driver.change_settings(new.ring)
@@ -416,7 +423,7 @@ class Node:
         return future.result()
 
     def _notified(self) -> None:
-        """There is news; called in the ring's thread."""
+        """There is news; called in whichever thread runs the engine."""
         self._caller.call(self._notice)
 
     def _notice(self) -> None:

@@ -85,7 +85,7 @@ def _user(user: str | int) -> int:
         return user
     try:
         return pwd.getpwnam(user).pw_uid
-    except KeyError:
+    except (KeyError, ValueError):  # none has that name, or none can have it
         raise SettingsError(
             f"users in [daemon] names {user!r}, who does not exist on this machine; "
             "write a name from `getent passwd`, or the user's number"
@@ -97,7 +97,7 @@ def _group(group: str | int) -> int:
         return group
     try:
         return grp.getgrnam(group).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):  # none has that name, or none can have it
         raise SettingsError(
             f"groups in [daemon] names {group!r}, which does not exist on this machine; "
             "write a name from `getent group`, or the group's number"

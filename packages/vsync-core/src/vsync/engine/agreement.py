@@ -5,13 +5,14 @@ takes the present ones; who has others is let be: no ring is formed with it, and
 what differs.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
-from vsync.settings import RingSettings
+from vsync.settings import RingSettings, mark_of
 from vsync.vocabulary import NodeId
-from vsync.wire.terms import Mark, Terms
+from vsync.wire.terms import FORMER_MAX, Mark, Terms
 
 AGAIN_S: Final = 1.0
 """How often those are told our terms again of whom we know that theirs are others."""
@@ -20,7 +21,7 @@ HEARD_S: Final = 5.0
 """How long a node counts as one with other terms after it was heard last."""
 
 DIFFERING_MAX: Final = 16
-"""So many nodes with other terms are known by name."""
+"""So many nodes with other terms are known by name, and told of within ``HEARD_S``."""
 
 
 class Verdict(Enum):
@@ -37,6 +38,8 @@ class Differing(NamedTuple):
 
     terms: Terms
     heard_at: float
+    told: bytes
+    """The digest of those that were told of last."""
 
 
 class Agreement:
@@ -48,6 +51,8 @@ class Agreement:
         self.terms = Terms(0, (), settings.shared())
         self._differing: dict[NodeId, Differing] = {}
         self._told_at = float("-inf")
+        self._news: deque[tuple[NodeId, float]] = deque(maxlen=DIFFERING_MAX)
+        """Of whom it was told last that it has other terms, and when."""
 
     @property
     def mark(self) -> Mark:
@@ -56,15 +61,12 @@ class Agreement:
 
     def agrees(self, node: NodeId, mark: Mark, now: float) -> bool:
         """Whether *node*, which has said so just now, has the same terms."""
-        mine = self.terms
-        if mark.digest == mine.mark.digest:
-            if mark.revision > mine.revision:
-                self.terms = Terms(mark.revision, mine.former, mine.values)
+        if mark.digest == self.mark.digest:
             self._differing.pop(node, None)
             return True
         known = self._differing.get(node)
         if known is not None and known.terms.mark.digest == mark.digest:
-            self._differing[node] = Differing(known.terms, now)
+            self._differing[node] = known._replace(heard_at=now)
         return False
 
     def may_tell(self, node: NodeId, interval_s: float, now: float) -> bool:
@@ -86,19 +88,31 @@ class Agreement:
         return Verdict.OTHER
 
     def note(self, node: NodeId, terms: Terms, now: float) -> bool:
-        """Remember that *node* has other terms; False if that was known."""
+        """Remember that *node* has other terms; whether that is news.
+
+        Who forges packets with ever other terms is not told of more often than is of use.
+        """
         known = self._differing.get(node)
         if known is None and len(self._differing) >= DIFFERING_MAX:
             oldest = min(self._differing, key=lambda each: self._differing[each].heard_at)
             del self._differing[oldest]
-        self._differing[node] = Differing(terms, now)
-        return known is None or known.terms.mark.digest != terms.mark.digest
+        told = b"" if known is None else known.told
+        is_news = told != terms.mark.digest and self._may_be_news(node, now)
+        if is_news:
+            told = terms.mark.digest
+            self._news.append((node, now))
+        self._differing[node] = Differing(terms, now, told)
+        return is_news
+
+    def _may_be_news(self, node: NodeId, now: float) -> bool:
+        of_late = [each for each, told_at in self._news if now - told_at < HEARD_S]
+        return node not in of_late and len(of_late) < DIFFERING_MAX
 
     def differing(self, now: float) -> Iterator[tuple[NodeId, Terms]]:
         """The nodes with other terms that were heard of late."""
-        for node, (terms, heard_at) in sorted(self._differing.items()):
-            if now - heard_at < HEARD_S:
-                yield node, terms
+        for node, each in sorted(self._differing.items()):
+            if now - each.heard_at < HEARD_S:
+                yield node, each.terms
 
     def adopt(self, terms: Terms) -> bool:
         """Have *terms* from now on; False if this node cannot have them."""
@@ -109,14 +123,34 @@ class Agreement:
         self.terms = terms
         for node in [
             each
-            for each, (theirs, _) in self._differing.items()
-            if theirs.mark.digest == terms.mark.digest
+            for each, known in self._differing.items()
+            if known.terms.mark.digest == terms.mark.digest
         ]:
             del self._differing[node]
         return True
 
+    def merge(self, terms: Terms) -> None:
+        """Take over what another with the same values knows of former ones.
+
+        Without it, a node that was restarted with them would refuse whoever is merely out of date.
+        """
+        one, other = sorted(
+            (self.terms, terms), key=lambda each: (each.revision, each.former), reverse=True
+        )
+        former = tuple(dict.fromkeys((*one.former, *other.former)))[:FORMER_MAX]
+        self.terms = Terms(one.revision, former, one.values)
+
     def _settings_of(self, terms: Terms) -> RingSettings | None:
         try:
-            return self.settings.with_shared(terms.values)
+            settings = self.settings.with_shared(terms.values)
         except ValueError:
             return None
+        return None if fixed(self.settings, settings) else settings
+
+
+def fixed(old: RingSettings, new: RingSettings) -> str | None:
+    """The name of a setting that differs, and cannot change while a ring runs."""
+    for name in RingSettings.model_fields:
+        if getattr(old, name) != getattr(new, name) and not mark_of(RingSettings, name, "change"):
+            return name
+    return None

@@ -5,16 +5,22 @@ same at every node; the key changes in steps (see ``rekeying``).
 """
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
-from vsync.engine.agreement import Agreement
+from vsync.engine.agreement import Agreement, fixed
 from vsync.engine.groups import EngineOutput, RingNews, SettingsChanged, SettingsWishEnded
 from vsync.engine.rekeying import KeyChangeEnded, KeyStep, Rekeying
 from vsync.errors import MisuseError
-from vsync.settings import RingSettings, mark_of
+from vsync.settings import RingSettings
 from vsync.vocabulary import NodeId, RingId
 from vsync.wire.group import ControlMessage
 from vsync.wire.rekey import KeyNews
-from vsync.wire.terms import NO_BASE, ChangeTerms, Terms
+from vsync.wire.terms import NO_BASE, REVISION_MAX, ChangeTerms, Terms
+
+NO_REVISION_LEFT: Final = (
+    "somebody has forged that this ring's settings were changed as often as can be, so they cannot "
+    "be once more; give the ring a key, and start all its nodes again"
+)
 
 
 class RingChanges:
@@ -33,6 +39,7 @@ class RingChanges:
         """Settings that this node wants the ring to have."""
         self._wish_sent = False
         self._passed_on: tuple[RingId, Terms] | None = None
+        """What was passed on and has not come to its place in the order."""
 
     # --- what this node wants -------------------------------------------------------------------
 
@@ -41,11 +48,9 @@ class RingChanges:
 
         Raises MisuseError for what cannot change, or while another wish is under way.
         """
-        current = self._agreement.settings
-        for name in type(settings).model_fields:
-            changes = getattr(settings, name) != getattr(current, name)
-            if changes and mark_of(RingSettings, name, "change") is None:
-                raise MisuseError(f"{name} in [ring] cannot change while the ring runs")
+        name = fixed(self._agreement.settings, settings)
+        if name is not None:
+            raise MisuseError(f"{name} in [ring] cannot change while the ring runs")
         if self._wish is not None:
             raise MisuseError("another change of the ring's settings is under way; try again")
         self._wish, self._wish_sent = settings, False
@@ -61,15 +66,19 @@ class RingChanges:
         """Propose what is wanted, if it can be now."""
         wish = self._wish
         if wish is not None and settled and ring is not None and not self._wish_sent:
-            self._wish_sent = True
             terms = self._agreement.terms
+            if terms.revision >= REVISION_MAX:
+                self._wish = None
+                self.notices.append(SettingsWishEnded(NO_REVISION_LEFT))
+                return
+            self._wish_sent = True
             changed = terms.changed_to(wish.shared())
             self.outgoing.append(ChangeTerms(ring, terms.mark.digest, changed))
 
     def pass_on(self, ring: RingId | None, terms: Terms) -> None:
         """Tell the members what this ring's terms were changed to, as another ring has said."""
-        if ring is not None and self._passed_on != (ring, terms):
-            self._passed_on = ring, terms
+        if ring is not None and (self._passed_on is None or self._passed_on[0] != ring):
+            self._passed_on = ring, terms  # one at a time: any number can be forged
             self.outgoing.append(ChangeTerms(ring, NO_BASE, terms))
 
     def announcements(self, ring: RingId) -> list[ControlMessage]:
@@ -111,8 +120,12 @@ class RingChanges:
         mine = agreement.mark
         if message.ring != news.ring:
             return  # of another configuration: nobody takes it
+        if sender == self._node and self._passed_on == (message.ring, terms):
+            self._passed_on = None
         if message.base == NO_BASE:
-            wanted = terms.mark > mine
+            wanted = terms.mark > mine and terms.mark.digest != mine.digest
+            if terms.mark.digest == mine.digest:
+                agreement.merge(terms)
         else:
             wanted = news.settled and message.base == mine.digest
         old = agreement.settings

@@ -451,7 +451,7 @@ class Engine(Membership):
 
     def _follow(self, events: Sequence[EngineOutput]) -> None:
         """Go on where a configuration came, settled or was synchronized."""
-        now = self._touched_at
+        now = max(self._touched_at, self._wanted_at)
         kinds = set(map(type, events))
         if ConfigurationChanged in kinds:
             self._settled_id = ""

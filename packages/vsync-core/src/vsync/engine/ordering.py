@@ -126,6 +126,8 @@ class Ordering(ABC):
         self._to_self: deque[Token | Commit] = deque()
         self._to_self_at = now
         self._woken = False
+        self._wanted_at = now
+        """When something was there to send or to tell, at last."""
         self._blocked = False
         self.blocked_by: NodeId | None = None
         """The node whose application is too slow, so that the ring takes no new messages."""
@@ -437,6 +439,7 @@ class Ordering(ABC):
 
     def _want_token(self, now: float) -> None:
         """There is something to send or to tell: see that it goes soon."""
+        self._wanted_at = now
         if self._rest.own and self._packer.fits(FEW_PACKETS) and self._packer.may_send:
             self._use_rest(now)
             if not self._packer.may_send:
@@ -482,6 +485,11 @@ class Ordering(ABC):
         self._timers.hasten(Timer.HOLD, now if safe else now + REST_USED_S)
 
     def _on_wake(self, wake: Wake, header: Header, source: Address, now: float) -> None:
-        if self.state is State.OPERATIONAL and wake.ring == self._ring:
+        if self.state is not State.OPERATIONAL or wake.ring != self._ring:
+            return
+        if self._is_representative:
             self._resting = False
             self._release_held(now)
+        elif self._resting:  # ours is not needed, unless that one did not get there
+            self._woken = True
+            self._watch_for_token(now)

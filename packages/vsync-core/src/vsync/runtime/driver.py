@@ -8,6 +8,7 @@ ring. While it waits, a thread that submits a message takes its turn instead: th
 
 import contextlib
 import gc
+import os
 import selectors
 import socket
 import sys
@@ -96,10 +97,10 @@ class Submission:
 
 
 class Driver:
-    """Runs one node. All methods but ``run`` may be called from any thread.
+    """Runs one node. All methods but ``run`` may be called from any thread of its process.
 
-    *notify* is called from the ring's thread, at most once for all news until ``seen``: there are
-    events in a mailbox, room to send, or an end.
+    *notify* is called from the ring's thread or from one that submits, at most once for all news
+    until ``seen``: there are events in a mailbox, room to send, or an end.
     """
 
     def __init__(
@@ -140,6 +141,8 @@ class Driver:
         self._turn = threading.Lock()
         """Held by whoever runs the engine: the ring's thread, unless that waits for packets."""
         self._turn.acquire()
+        self._turn_wanted = True
+        """The ring's thread waits for its turn: nobody else may take another one first."""
         self._waits_until = 0.0
         self._fault: BaseException | None = None
         """What went wrong in a turn outside the ring's thread."""
@@ -157,6 +160,7 @@ class Driver:
         self.ready = False
         """The first configuration was delivered; messages are accepted."""
         self._thread = threading.Thread(target=self._run, name="vsync ring", daemon=True)
+        self._process = os.getpid()
 
     # --- from other threads ---------------------------------------------------------------------
 
@@ -176,7 +180,11 @@ class Driver:
         self._thread.start()
 
     def submit(self, submission: Submission) -> MessageIds:
-        """Hand messages to the ring; their ids. Look at ``unsent_bytes`` before."""
+        """Hand messages to the ring; their ids. Look at ``unsent_bytes`` before.
+
+        Raises NodeClosed if the node is, or in a process that was forked from the node's.
+        """
+        self._check_process()
         engine = self.engine
         with self._accepting:
             if self._closing_by is not None or self._deaf:
@@ -192,7 +200,11 @@ class Driver:
         return MessageIds(engine.node, engine.life, submission.priority, counters)
 
     def call(self, command: Callable[[float], Result]) -> "Future[Result]":
-        """Have *command* called with the time in the ring's thread; its result to come."""
+        """Have *command* called with the time in the ring's thread; its result to come.
+
+        Raises NodeClosed in a process that was forked from the node's.
+        """
+        self._check_process()
         future: Future[Result] = Future()
 
         def run(now: float) -> None:
@@ -208,6 +220,15 @@ class Driver:
                 self._calls.append(run)
         self._wake()
         return future
+
+    def _check_process(self) -> None:
+        # A child has copies of the engine and of its sockets, and no ring's thread: what it sent
+        # would have the numbers, and the nonces, of what its parent sends.
+        if os.getpid() != self._process:
+            raise NodeClosed(
+                f"this node runs in process {self._process}, of which this one is a copy; open a "
+                "node here, or connect to a daemon"
+            )
 
     def close(self) -> None:
         """Take no more messages, wait for what was accepted, leave the ring, end the thread."""
@@ -382,6 +403,10 @@ class Driver:
         """Have the transport go on with other settings. The future raises TransportFailed."""
         return self.call(lambda now: self._transport.reload(settings))
 
+    def restore_transport(self, settings: BaseModel) -> "Future[None]":
+        """Have the transport go back to settings that it had. The future raises TransportFailed."""
+        return self.call(lambda now: self._transport.restore(settings))
+
     def _wake(self) -> None:
         if not self._awake:
             self._awake = True
@@ -393,9 +418,11 @@ class Driver:
 
         To wake that takes longer than the engine does. False if it runs already: then it will.
         """
-        if not self._turn.acquire(blocking=False):
+        if self._turn_wanted or not self._turn.acquire(blocking=False):
             return False
         try:
+            if self._fault is not None:  # the engine is to do nothing more
+                return False
             self._accept_waiting(self._clock())
             self._let_out()
             deadline = self.engine.poll_timeout()
@@ -434,10 +461,12 @@ class Driver:
             self._let_out()
             while not self._finished():
                 patience = self._patience()
+                self._turn_wanted = False
                 self._turn.release()
                 try:
                     ready = selector.select(patience)
                 finally:
+                    self._turn_wanted = True
                     self._turn.acquire()
                 if self._fault is not None:
                     raise self._fault
@@ -492,6 +521,7 @@ class Driver:
         if not self._closed_sessions:
             self._closed_sessions = True
             engine.close_sessions(self._clock())
+            self._let_out()
         unaccepted = self._unaccepted()
         if (engine.unstable or unaccepted) and self._clock() < self._closing_by:
             return False

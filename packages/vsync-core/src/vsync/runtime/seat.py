@@ -1,7 +1,7 @@
 """Seats: where the sessions of a node sit, and which events go to which of them.
 
-Used by the ring's thread alone. What a session has joined is changed here exactly where the stream
-says so, which is what makes its first view and its first message agree.
+Used by whichever thread runs the engine, one at a time. What a session has joined is changed here
+exactly where the stream says so, which is what makes its first view and its first message agree.
 """
 
 from collections.abc import Collection, Sequence

@@ -333,18 +333,26 @@ class TransportRedundant(Transport):
             raise TransportFailed(str(error)) from error
         self._settings = settings
 
+    def restore(self, settings: BaseModel) -> None:
+        """Have the links of *settings* again; one that cannot be opened now is tried again."""
+        assert isinstance(settings, RedundantSettings)
+        self._restore(numbered(settings.links))
+        self._settings = settings
+
     def _restore(self, before: Mapping[int, LinkSettings]) -> None:
         """Have those links again, and leave alone the ones that are as they were."""
-        for number in sorted(before.keys() | self._wanted.keys()):
-            link = before.get(number)
-            if self._wanted.get(number) is link:
-                continue
+        changed = [
+            number
+            for number, link in self._wanted.items()
+            if number not in before or not _alike(link, before[number])
+        ]
+        for number in changed:  # all of them first: one may have the port that another had
+            del self._wanted[number]
             self._failures.pop(number, None)
             if number in self._open:
                 self._shut(number)
-            if link is None:
-                del self._wanted[number]
-            else:
+        for number, link in sorted(before.items()):
+            if number not in self._wanted:
                 self._wanted[number] = link
                 self._try_to_open(number)
 

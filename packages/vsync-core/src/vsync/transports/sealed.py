@@ -60,6 +60,10 @@ class TransportSealed(Transport):
         """Have the transport within go on with other settings."""
         self._inner.reload(settings)
 
+    def restore(self, settings: BaseModel) -> None:
+        """Have the transport within go back to former settings."""
+        self._inner.restore(settings)
+
     def open(self) -> None:
         """Open the transport within."""
         self._inner.open()
