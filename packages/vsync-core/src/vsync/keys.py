@@ -1,7 +1,6 @@
 """Keys: the ring's secrets, and which of them seals."""
 
 import hashlib
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -43,8 +42,7 @@ class KeyRing:
         """Ids of keys that settings say are accepted, whatever becomes of others."""
         self.needed: frozenset[bytes] = frozenset()
         """Ids of the keys of a change that is under way: they are not dropped until it ends."""
-        self._lock = threading.Lock()  # the keeper's thread and the program change keys
-        self.dropped: frozenset[bytes] = frozenset()
+        self.dropped: set[bytes] = set()
         """Ids of keys that were accepted in this life of the node, and are no more."""
 
     @property
@@ -55,7 +53,7 @@ class KeyRing:
     @property
     def keys(self) -> tuple[Key, ...]:
         """All that are accepted; that which seals first."""
-        others = [key for key in self._keys.values() if key.id != self._used.id]
+        others = [key for key in tuple(self._keys.values()) if key.id != self._used.id]
         return (self._used, *others)
 
     def find(self, key_id: bytes) -> Key | None:
@@ -64,29 +62,26 @@ class KeyRing:
 
     def accept(self, key: Key) -> None:
         """Take packets that *key* seals from now on."""
-        with self._lock:
-            # A new dictionary: the ring's thread may be reading this one.
-            self._keys = {**self._keys, key.id: key}
-            self.dropped -= {key.id}
+        # One operation on what there is, here and below: other threads read and change it, too.
+        self._keys[key.id] = key
+        self.dropped.discard(key.id)
 
     def use(self, key_id: bytes) -> None:
         """Seal with that key from now on. Raises MisuseError if it is not accepted."""
-        with self._lock:
-            key = self._keys.get(key_id)
-            if key is None:
-                raise MisuseError(f"key {key_id.hex()} is not accepted here; accept it first")
-            self._used = key
+        key = self._keys.get(key_id)
+        if key is None:
+            raise MisuseError(f"key {key_id.hex()} is not accepted here; accept it first")
+        self._used = key
 
     def drop(self, key_id: bytes) -> None:
         """Take no packets of that key any more, unless a change under way needs it.
 
         Raises MisuseError if it is the one that seals.
         """
-        with self._lock:
-            if key_id in self.needed:
-                return
-            if key_id == self._used.id:
-                raise MisuseError(f"key {key_id.hex()} is in use; use another before it is dropped")
-            if key_id in self._keys:
-                self.dropped |= {key_id}
-            self._keys = {each: key for each, key in self._keys.items() if each != key_id}
+        if key_id in self.needed:
+            return
+        if key_id == self._used.id:
+            raise MisuseError(f"key {key_id.hex()} is in use; use another before it is dropped")
+        if key_id in self._keys:
+            self.dropped.add(key_id)
+            self._keys.pop(key_id, None)

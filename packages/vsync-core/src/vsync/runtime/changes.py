@@ -125,8 +125,8 @@ class RingDesk:
         if away:
             found.append(
                 f"the change of the key waits for node {', '.join(map(str, away))}, which is away: "
-                f"start it, or go on with `vsync key rotate --without {away[0]}`; if it runs and cannot "
-                "read the others, copy the key file to it and restart it"
+                f"start it, or go on with `vsync key rotate --without {away[0]}`; if it runs and "
+                "cannot read the others, copy the key file to it and restart it"
             )
         return found
 
