@@ -1,6 +1,7 @@
 """A node reads its settings file again: what can change does, and what cannot is said why."""
 
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import vsync
 from tests.core.api.rings import PATIENCE_S, fresh_network, until_together
 from vsync import Node
 from vsync.api.reload import Difference, differences
+from vsync.engine.groups import SettingsChanged
 from vsync.errors import ChangeFailed, MisuseError, SettingsError, TransportFailed
 from vsync.key_file import make_key, next_file, read_key, write_key
-from vsync.settings import NodeSettings
+from vsync.settings import NodeSettings, RingSettings
+from vsync.vocabulary import NodeId
 
 pytestmark = pytest.mark.anyio
 
@@ -210,6 +213,32 @@ async def test_if_the_ring_refuses_the_links_are_as_they_were_and_that_is_said(
         assert (len(there), len(back)) == (1, 1)
         assert node.settings == before
         assert "the other network has gone" in caplog.text
+
+
+async def test_what_the_ring_changes_while_a_reload_ends_is_not_lost(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.ring(1) as (node,):
+        ring = node.settings.ring
+        changed = ring.model_copy(update={"window_packets": 55})
+        meanwhile = threading.Thread(
+            target=node._changed, args=(SettingsChanged(NodeId(1), ring, changed),)
+        )
+        with_shared = RingSettings.with_shared
+
+        def slowly(self: RingSettings, values: Iterable[tuple[str, float]]) -> RingSettings:
+            found = with_shared(self, values)
+            if threading.current_thread() is threading.main_thread():
+                meanwhile.start()
+                meanwhile.join(0.1)
+            return found
+
+        monkeypatch.setattr(RingSettings, "with_shared", slowly)
+        place.write(1, rest="[daemon]\nclients_max = 3\n")
+        await node.reload()
+        meanwhile.join()
+        assert node.settings.ring.window_packets == 55
+        assert node.settings.daemon.clients_max == 3
 
 
 async def test_a_newcomer_with_other_settings_is_refused_in_words_until_it_reloads(
