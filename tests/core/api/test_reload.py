@@ -1,5 +1,6 @@
 """A node reads its settings file again: what can change does, and what cannot is said why."""
 
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,6 +12,7 @@ import pytest
 
 import vsync
 from tests.core.api.rings import PATIENCE_S, fresh_network, until_together
+from tests.transport_udp.ports import unused_port
 from vsync import Node
 from vsync.api.reload import Difference, differences
 from vsync.engine.groups import SettingsChanged
@@ -184,6 +186,42 @@ async def test_if_the_transport_refuses_nothing_is_changed(
         with pytest.raises(TransportFailed, match="no such link"):
             await node._have(new, [*changed, Difference("transport.memory.x", 1, 2, "node")])
         assert node.settings == before
+
+
+async def test_names_are_looked_up_while_the_ring_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(name: str) -> None:
+        place.file(1).write_text(
+            f'[node]\nid = 1\nstate_dir = "{place.directory}/state"\n'
+            f'[ring]\nname = "{place.network}"\ntransport = "redundant"\npreset = "loopback"\n'
+            '[[transport.redundant.links]]\ntransport = "memory"\n'
+            f'settings = {{network = "{place.network}"}}\n'
+            '[[transport.redundant.links]]\ntransport = "udpu"\nsettings = '
+            f'{{bind = "127.0.0.1", port = {port}, peers = ["{name}:35995"]}}\n'
+        )
+
+    asked: list[tuple[str, threading.Thread]] = []
+
+    def look_up(host: str, *_: object) -> list[Any]:
+        asked.append((host, threading.current_thread()))
+        if host == "nowhere.example":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(0, 0, 0, "", ("127.0.0.1", 35995))]
+
+    port = unused_port()
+    write("127.0.0.1")
+    async with vsync.open_node(place.file(1)) as node:
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        ring = await node._result(node._driver.call(lambda now: threading.current_thread()))
+        write("there.example")
+        assert [each.key for each in await node.reload()] == ["transport.redundant.links.2"]
+        write("nowhere.example")
+        with pytest.raises(TransportFailed, match=r"nowhere\.example.*: Name or service not known"):
+            await node.reload()
+        names = [host for host, _ in asked if host.endswith("example")]
+        assert names == ["there.example", "nowhere.example", "there.example"]
+        assert all(thread is not ring for host, thread in asked if host.endswith("example"))
 
 
 async def test_if_the_ring_refuses_the_links_are_as_they_were_and_that_is_said(

@@ -341,6 +341,11 @@ class Node:
         ready.append(self._prepare_keys(new))
         changes_transport = any(each.key.startswith("transport.") for each in found)
         if changes_transport:
+            for settings in (new, old):  # it may have to go back
+                kind, section = transport_of(settings)
+                look_up = kind.looking_up(section)
+                if look_up is not None:
+                    await anyio.to_thread.run_sync(look_up)
             await self._result(self._driver.reload_transport(transport_of(new)[1]))
         if any(each.where == RING for each in found):
             try:
