@@ -180,7 +180,9 @@ class TransportRedundant(Transport):
         self._packet_bytes_max = min(inner.packet_bytes_max for inner in opened)
         self._receive_buffer_bytes = min(inner.receive_buffer_bytes for inner in opened)
         self._links.packet_bytes_max = self._packet_bytes_max
-        self._tick(self._clock())
+        now = self._clock()
+        self._reopen_at = now + REOPEN_S
+        self._tick(now)
 
     def close(self) -> None:
         """Close all links."""
