@@ -1,12 +1,15 @@
 """The transport ``redundant`` keeps the contract, and goes on while a link of it works."""
 
 import itertools
+import socket
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import pytest
 from pydantic import ValidationError
 
+from tests.transport_udp.ports import unused_port
 from vsync.errors import TransportFailed
 from vsync.testing.contracts import MakeTransport, TransportContract
 from vsync.transport import EVERYONE, Burst, Packet, Transport
@@ -178,4 +181,47 @@ def test_a_link_that_cannot_be_had_leaves_all_as_they_were() -> None:
             assert networks(transport) == ["a", "b", "c"]
             assert not transport.status["warnings"]
     finally:
+        transport.close()
+
+
+def test_names_of_a_link_that_is_opened_again_are_looked_up_in_another_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    asked: list[threading.Thread] = []
+    refusing, may_answer = True, threading.Event()
+
+    def look_up(*wanted: Any) -> list[Any]:
+        asked.append(threading.current_thread())
+        if refusing:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        may_answer.wait()
+        return [(0, 0, 0, "", ("127.0.0.1", 35995))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    udpu = {"bind": "127.0.0.1", "port": unused_port(), "peers": ["peer.example:35995"]}
+    links = [
+        {"transport": "memory", "settings": {"network": "named"}},
+        {"transport": "udpu", "settings": udpu},
+    ]
+    wanted = RedundantSettings.model_validate({"links": links})
+    transport = TransportRedundant(wanted, node=NodeId(1), clock=lambda: now)
+    transport.open()
+    try:
+        assert asked == [threading.current_thread()]  # nothing runs yet that could wait
+        refusing = False
+        now += 2 * REOPEN_S
+        transport.receive()
+        now += 2 * REOPEN_S
+        transport.receive()
+        assert transport.status["links"]["2"]["state"] == "closed"
+        may_answer.set()
+        _, thread = transport._looking[2]
+        thread.join()
+        now += 2 * REOPEN_S
+        transport.receive()
+        assert transport.status["links"]["2"]["state"] != "closed"
+        assert asked[1:] == [thread]
+    finally:
+        may_answer.set()
         transport.close()

@@ -1,6 +1,8 @@
 """A node reads its settings file again: what can change does, and what cannot is said why."""
 
-from collections.abc import AsyncIterator, Callable
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,14 @@ import pytest
 
 import vsync
 from tests.core.api.rings import PATIENCE_S, fresh_network, until_together
+from tests.transport_udp.ports import unused_port
 from vsync import Node
 from vsync.api.reload import Difference, differences
+from vsync.engine.groups import SettingsChanged
 from vsync.errors import ChangeFailed, MisuseError, SettingsError, TransportFailed
 from vsync.key_file import make_key, next_file, read_key, write_key
-from vsync.settings import NodeSettings
+from vsync.settings import NodeSettings, RingSettings
+from vsync.vocabulary import NodeId
 
 pytestmark = pytest.mark.anyio
 
@@ -183,6 +188,42 @@ async def test_if_the_transport_refuses_nothing_is_changed(
         assert node.settings == before
 
 
+async def test_names_are_looked_up_while_the_ring_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(name: str) -> None:
+        place.file(1).write_text(
+            f'[node]\nid = 1\nstate_dir = "{place.directory}/state"\n'
+            f'[ring]\nname = "{place.network}"\ntransport = "redundant"\npreset = "loopback"\n'
+            '[[transport.redundant.links]]\ntransport = "memory"\n'
+            f'settings = {{network = "{place.network}"}}\n'
+            '[[transport.redundant.links]]\ntransport = "udpu"\nsettings = '
+            f'{{bind = "127.0.0.1", port = {port}, peers = ["{name}:35995"]}}\n'
+        )
+
+    asked: list[tuple[str, threading.Thread]] = []
+
+    def look_up(host: str, *_: object) -> list[Any]:
+        asked.append((host, threading.current_thread()))
+        if host == "nowhere.example":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(0, 0, 0, "", ("127.0.0.1", 35995))]
+
+    port = unused_port()
+    write("127.0.0.1")
+    async with vsync.open_node(place.file(1)) as node:
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        ring = await node._result(node._driver.call(lambda now: threading.current_thread()))
+        write("there.example")
+        assert [each.key for each in await node.reload()] == ["transport.redundant.links.2"]
+        write("nowhere.example")
+        with pytest.raises(TransportFailed, match=r"nowhere\.example.*: Name or service not known"):
+            await node.reload()
+        names = [host for host, _ in asked if host.endswith("example")]
+        assert names == ["there.example", "nowhere.example", "there.example"]
+        assert all(thread is not ring for host, thread in asked if host.endswith("example"))
+
+
 async def test_if_the_ring_refuses_the_links_are_as_they_were_and_that_is_said(
     place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -210,6 +251,32 @@ async def test_if_the_ring_refuses_the_links_are_as_they_were_and_that_is_said(
         assert (len(there), len(back)) == (1, 1)
         assert node.settings == before
         assert "the other network has gone" in caplog.text
+
+
+async def test_what_the_ring_changes_while_a_reload_ends_is_not_lost(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.ring(1) as (node,):
+        ring = node.settings.ring
+        changed = ring.model_copy(update={"window_packets": 55})
+        meanwhile = threading.Thread(
+            target=node._changed, args=(SettingsChanged(NodeId(1), ring, changed),)
+        )
+        with_shared = RingSettings.with_shared
+
+        def slowly(self: RingSettings, values: Iterable[tuple[str, float]]) -> RingSettings:
+            found = with_shared(self, values)
+            if threading.current_thread() is threading.main_thread():
+                meanwhile.start()
+                meanwhile.join(0.1)
+            return found
+
+        monkeypatch.setattr(RingSettings, "with_shared", slowly)
+        place.write(1, rest="[daemon]\nclients_max = 3\n")
+        await node.reload()
+        meanwhile.join()
+        assert node.settings.ring.window_packets == 55
+        assert node.settings.daemon.clients_max == 3
 
 
 async def test_a_newcomer_with_other_settings_is_refused_in_words_until_it_reloads(

@@ -5,7 +5,7 @@ synchronous and never blocks: the ring's thread waits on its file descriptors, t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from pydantic import BaseModel
@@ -96,6 +96,16 @@ class Transport(ABC):
         A transport that is made of others passes it on to them.
         """
         del station  # most have no use for it
+
+    @classmethod
+    def looking_up(cls, settings: BaseModel) -> Callable[[], None] | None:
+        """What ``open`` with *settings* would wait for long, like looking up names.
+
+        While a ring runs it is called in another thread before ``open``. It raises nothing: what
+        is wrong, ``open`` says. None: nothing takes long.
+        """
+        del settings  # most have no use for it
+        return None
 
     @abstractmethod
     def open(self) -> None:

@@ -18,7 +18,7 @@ from vsync.ip import interfaces, sockets
 from vsync.ip.interfaces import InterfaceAddress
 from vsync.transport import Arrival, Burst, Packet, Train, Transport, flat
 from vsync.vocabulary import NodeId
-from vsync_transport_udp import hello
+from vsync_transport_udp import hello, names
 from vsync_transport_udp.datagrams import Datagrams
 from vsync_transport_udp.peers import Origin, Peers, Place
 from vsync_transport_udp.settings import SettingsUDPU, parse_peer
@@ -54,6 +54,26 @@ class TransportUDPU(Transport):
         self._warnings: list[str] = []
 
     # Opening and closing
+
+    @classmethod
+    def looking_up(cls, settings: BaseModel) -> Callable[[], None] | None:
+        """Look up the names among the peers and seeds, if there are any."""
+        assert isinstance(settings, SettingsUDPU)
+        places = [parse_peer(text, settings.port) for text in (*settings.peers, *settings.seeds)]
+        named = [(host, port) for host, port in places if not _is_address(host)]
+
+        def look_up() -> None:
+            try:
+                local = interfaces.resolve_bind(
+                    settings.bind, settings.version, asked_for_by="peers"
+                )
+            except (OSError, TransportFailed):
+                return  # as ``open`` will say
+            family = socket.AF_INET6 if local.version == 6 else socket.AF_INET
+            for host, port in named:
+                names.look_up_before(names.Wanted(host, port, family))
+
+        return look_up if named else None
 
     def open(self) -> None:
         """Find the interface, look up the peers' names, bind. Raises TransportFailed."""
@@ -108,7 +128,7 @@ class TransportUDPU(Transport):
         host, port = parse_peer(text, self._settings.port)
         family = socket.AF_INET6 if local.version == 6 else socket.AF_INET
         try:
-            found = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM)
+            found = names.addresses(names.Wanted(host, port, family))
         except (OSError, UnicodeError) as error:
             said = error.strerror if isinstance(error, OSError) else "this is no name"
             raise TransportFailed(
@@ -224,6 +244,14 @@ class TransportUDPU(Transport):
                 *(peers.warnings if peers else ()),
             ],
         }
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def place_of(local: InterfaceAddress, host: str, port: int) -> Place | None:

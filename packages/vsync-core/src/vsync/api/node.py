@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -108,6 +109,8 @@ class Node:
     ) -> None:
         self.settings = settings
         """What is in effect."""
+        self._settings_lock = threading.Lock()
+        """Both the ring's thread and a reload replace ``settings``."""
         self.settings_file = None if settings_file is None else settings_file.absolute()
         """Where they were read from, and are read again by ``reload``; None: nowhere."""
         self._written = settings.ring
@@ -283,7 +286,8 @@ class Node:
         if isinstance(change, KeyStep):
             self._keeper.do(change)
         else:
-            self.settings = self.settings.model_copy(update={"ring": change.new})
+            with self._settings_lock:
+                self.settings = self.settings.model_copy(update={"ring": change.new})
 
     def _warn_of_changes(self, *, changing: bool) -> list[str]:
         found = self._keeper.warnings(changing=changing)
@@ -337,6 +341,11 @@ class Node:
         ready.append(self._prepare_keys(new))
         changes_transport = any(each.key.startswith("transport.") for each in found)
         if changes_transport:
+            for settings in (new, old):  # it may have to go back
+                kind, section = transport_of(settings)
+                look_up = kind.looking_up(section)
+                if look_up is not None:
+                    await anyio.to_thread.run_sync(look_up)
             await self._result(self._driver.reload_transport(transport_of(new)[1]))
         if any(each.where == RING for each in found):
             try:
@@ -348,9 +357,9 @@ class Node:
         self._driver.retime(new.node.drain_s, new.node.synchronize_s)
         for go in ready:
             go()
-        # The ring's may have changed once more in the meantime.
-        ring = new.ring.with_shared(self.settings.ring.shared())
-        self.settings = new.model_copy(update={"ring": ring})
+        with self._settings_lock:  # the ring's may have changed once more in the meantime
+            ring = new.ring.with_shared(self.settings.ring.shared())
+            self.settings = new.model_copy(update={"ring": ring})
         self._written = new.ring
 
     async def _restore_transport(self, old: NodeSettings) -> None:

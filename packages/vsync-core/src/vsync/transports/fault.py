@@ -25,7 +25,7 @@ from vsync.errors import TransportFailed
 from vsync.hookspecs import hookimpl
 from vsync.settings import Strict
 from vsync.transport import Address, Burst, Packet, Station, Transport
-from vsync.transports.inner import check_settings, make_inner, told
+from vsync.transports.inner import check_settings, looking_up, make_inner, told
 from vsync.transports.timer import Timer
 from vsync.vocabulary import NodeId
 
@@ -119,6 +119,12 @@ class TransportFault(Transport):
 
     SCHEME: ClassVar[str] = "fault"
     SETTINGS: ClassVar[type[BaseModel]] = FaultSettings
+
+    @classmethod
+    def looking_up(cls, settings: BaseModel) -> Callable[[], None] | None:
+        """What the transport within has to."""
+        assert isinstance(settings, FaultSettings)
+        return looking_up(settings.inner, settings.settings)
 
     def __init__(
         self,

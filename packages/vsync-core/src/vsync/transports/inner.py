@@ -1,7 +1,7 @@
 """Transports inside of others: their settings, checked, and the transport itself."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import ValidationError
@@ -30,6 +30,12 @@ def make_inner(scheme: str, settings: dict[str, Any], node: NodeId) -> Transport
     kind: Any = load_transport(scheme)
     made: Transport = kind(kind.SETTINGS.model_validate(settings), node=node)
     return made
+
+
+def looking_up(scheme: str, settings: dict[str, Any]) -> Callable[[], None] | None:
+    """What the transport *scheme* has to look up before it opens with *settings*."""
+    kind = load_transport(scheme)
+    return kind.looking_up(kind.SETTINGS.model_validate(settings))
 
 
 def told(error: ValidationError, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ are watched through one epoll, so that they can come and go while the ring's thr
 
 import logging
 import select
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from vsync.links import Links, Manner, Mode
 from vsync.links.hello import LINKS_MAX
 from vsync.settings import ON_NODE, Strict
 from vsync.transport import Arrival, Burst, Packet, Station, Transport, flat
-from vsync.transports.inner import check_settings, make_inner
+from vsync.transports.inner import check_settings, looking_up, make_inner
 from vsync.transports.sealed import serving
 from vsync.transports.timer import Timer
 from vsync.vocabulary import NodeId
@@ -125,8 +126,23 @@ class TransportRedundant(Transport):
         self._reopen_at = clock()
         self._failures: dict[int, str] = {}
         """Why a link is not open."""
+        self._looking: dict[int, tuple[LinkSettings, threading.Thread]] = {}
+        """Who looks up what for a link that is not open."""
         self._packet_bytes_max = 0
         self._receive_buffer_bytes = 0
+
+    @classmethod
+    def looking_up(cls, settings: BaseModel) -> Callable[[], None] | None:
+        """What any of the links has to."""
+        assert isinstance(settings, RedundantSettings)
+        found = [looking_up(link.transport, link.settings) for link in settings.links]
+        wanted = [each for each in found if each is not None]
+
+        def look_up() -> None:
+            for each in wanted:
+                each()
+
+        return look_up if wanted else None
 
     @property
     def composed(self) -> bool:
@@ -164,7 +180,9 @@ class TransportRedundant(Transport):
         self._packet_bytes_max = min(inner.packet_bytes_max for inner in opened)
         self._receive_buffer_bytes = min(inner.receive_buffer_bytes for inner in opened)
         self._links.packet_bytes_max = self._packet_bytes_max
-        self._tick(self._clock())
+        now = self._clock()
+        self._reopen_at = now + REOPEN_S
+        self._tick(now)
 
     def close(self) -> None:
         """Close all links."""
@@ -201,6 +219,23 @@ class TransportRedundant(Transport):
             self._link_of[descriptor] = number
             self._epoll.register(descriptor, select.EPOLLIN)
         self._links.add(number, self._clock())
+
+    def _has_looked_up(self, number: int) -> bool:
+        """Whether that link can be opened without a wait for names; else they are looked up."""
+        wanted = self._wanted[number]
+        link, thread = self._looking.get(number, (None, None))
+        if link is not wanted or thread is None:
+            look_up = looking_up(wanted.transport, wanted.settings)
+            if look_up is None:
+                return True
+            thread = threading.Thread(target=look_up, name=f"vsync link {number}", daemon=True)
+            self._looking[number] = wanted, thread
+            thread.start()
+            return False
+        if thread.is_alive():
+            return False
+        del self._looking[number]
+        return True
 
     def _shut(self, number: int) -> None:
         inner = self._open.pop(number)
@@ -265,7 +300,7 @@ class TransportRedundant(Transport):
         if now >= self._reopen_at:
             self._reopen_at = now + REOPEN_S
             for number in self._wanted:
-                if number not in self._open:
+                if number not in self._open and self._has_looked_up(number):
                     self._try_to_open(number)
         self._timer.set(max(1e-6, self._links.poll_timeout() - self._clock()))
 
