@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: What tools and installations leave behind; a file in one of these is not ours.
 NOT_OURS = re.compile(
-    r"(^|/)(\.git|\.venv|\.nox|__pycache__|\.[a-z_]+_cache|\.hypothesis|htmlcov|build|dist|site)(/|$)"
+    r"(^|/)(\.git|\.venv|\.nox|__pycache__|\.[a-z_]+_cache|\.hypothesis|htmlcov|build|dist|site|"
+    r"[a-z_]+\.egg-info)(/|$)"
 )
 
 
