@@ -6,6 +6,7 @@ import pytest
 
 from vsync.links import Links, LinkState, Manner, Mode, Path, is_hello
 from vsync.links.hello import HEARD_MAX
+from vsync.links.links import ADDRESSES_MAX
 from vsync.transport import EVERYONE, Address, Burst, Packet, Station
 from vsync.vocabulary import NodeId
 
@@ -30,10 +31,15 @@ class Networks:
             for link in range(1, links + 1):
                 node.add(link, self.now)
         self.lossy: Lossy = lambda link, sender, receiver: False
+        self.moved: dict[tuple[int, int], Address] = {}
+        """The addresses of nodes on links that have another than at first."""
         self.seen: dict[int, list[bytes]] = {number: [] for number in self.nodes}
         self.count = 0
         self.carrying = ""
         self.carrying_bytes = 0
+
+    def address(self, node: int, link: int) -> Address:
+        return self.moved.get((node, link), at(node, link))
 
     def look(self) -> None:
         for number, links in self.nodes.items():
@@ -45,12 +51,12 @@ class Networks:
         self.carrying = "hello" if is_hello(burst.packets[0]) else "ring"
         self.carrying_bytes = len(burst.packets[0])
         for receiver, links in self.nodes.items():
-            wanted = burst.destination in (EVERYONE, at(receiver, number))
+            wanted = burst.destination in (EVERYONE, self.address(receiver, number))
             if receiver == sender or not wanted or number not in links.links:
                 continue
             if self.lossy(number, sender, receiver):
                 continue
-            packets = [Packet(packet, at(sender, number)) for packet in burst.packets]
+            packets = [Packet(packet, self.address(sender, number)) for packet in burst.packets]
             arrived = links.arrived(number, packets, self.now)
             self.seen[receiver] += [bytes(each) for each, _ in arrived]  # type: ignore[arg-type]
 
@@ -433,6 +439,47 @@ def test_a_node_whose_address_changes_is_found_again() -> None:
     net.run(1)
     assert net.send(1, TOKEN, to=2) == [1, 2]
     assert net.seen[2] == [TOKEN]
+
+
+def test_a_ring_finds_a_node_though_the_link_on_which_it_heard_it_first_is_gone() -> None:
+    net = networks()
+    for links in net.nodes.values():
+        links.remove(1)
+    assert net.send(1, TOKEN, to=2) == [2]
+    assert net.seen[2] == [TOKEN]
+
+
+def test_a_ring_finds_a_node_though_its_address_on_the_link_where_it_was_heard_is_another() -> None:
+    net = networks()
+    first = Path(1, at(2, 1))
+    net.moved[2, 1] = "10.1.0.22"
+    net.run(1)
+    assert sorted(number for number, _ in net.nodes[1].send(Burst(first, [TOKEN]))) == [1, 2]
+    net.send(1, TOKEN, to=2)
+    assert net.seen[2] == [TOKEN]
+
+
+def test_a_link_that_was_closed_and_opened_again_is_heard_at_once() -> None:
+    net = networks()
+    net.run(20)
+    net.nodes[2].remove(1)
+    net.run(2)
+    assert net.state(1, 1) is LinkState.FAULTY
+    net.nodes[2].add(1, net.now)
+    net.run(1)
+    assert net.state(1, 1) is net.state(2, 1) is LinkState.GOOD
+
+
+def test_addresses_without_end_take_no_memory_without_end() -> None:
+    net = networks()
+    two = net.nodes[2]
+    for number in range(ADDRESSES_MAX + 100):
+        two.handle_timeout(net.now + number)
+        (_, hello), _ = two.take_hellos()
+        net.nodes[1].arrived(1, [Packet(hello.packets[0], f"address {number}")], net.now)
+    known = net.nodes[1]._nodes_of
+    assert len(known) == ADDRESSES_MAX
+    assert (1, f"address {ADDRESSES_MAX + 99}") in known
 
 
 def test_hellos_of_others_are_counted_and_nothing_else() -> None:

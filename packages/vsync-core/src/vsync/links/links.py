@@ -15,7 +15,15 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from vsync.errors import MalformedPacket
-from vsync.links.hello import HEARD_MAX, Heard, Hello, build_hello, is_hello, parse_hello
+from vsync.links.hello import (
+    HEARD_MAX,
+    LINKS_MAX,
+    Heard,
+    Hello,
+    build_hello,
+    is_hello,
+    parse_hello,
+)
 from vsync.links.quality import COPIES_MIN, Hearing, LinkState, Peer, Quality
 from vsync.train import Train
 from vsync.transport import EVERYONE, Address, Arrival, Burst, Packet, Station
@@ -30,6 +38,9 @@ COPIES_KEPT: Final = 512
 
 NODES_MAX: Final = 255
 """Other nodes that are followed; of more, hellos are ignored."""
+
+ADDRESSES_MAX: Final = 2 * NODES_MAX * LINKS_MAX
+"""Addresses that are remembered, of all nodes on all links; then the one heard longest ago goes."""
 
 HELLOS_MISSED: Final = 3.5
 """After so many intervals without its hello a node is not heard any more."""
@@ -92,8 +103,9 @@ class Links:
         self.packet_bytes_max = 0
         self.links: dict[int, Quality] = {}
         self._peers: dict[NodeId, Peer] = {}
-        self._nodes_of: dict[tuple[int, Address], NodeId] = {}
-        """Who was heard on a link, at an address."""
+        self._nodes_of: OrderedDict[tuple[int, Address], NodeId] = OrderedDict()
+        """Who said hello on a link at an address, now or earlier: the ring goes on sending where it
+        heard a node first, though that link may be gone or the address may be another."""
         self._turn = 0
         self._hellos = 0
         self._copies: OrderedDict[bytes, dict[int, int]] = OrderedDict()
@@ -115,7 +127,6 @@ class Links:
     def remove(self, number: int) -> None:
         """There is no such link any more."""
         del self.links[number]
-        self._nodes_of = {at: node for at, node in self._nodes_of.items() if at[0] != number}
 
     def use(self, manner: Manner) -> None:
         """Use the links in another manner from now on."""
@@ -263,10 +274,11 @@ class Links:
         elif hello.counter <= hearing.counter:
             return  # it was overtaken by a later one
         hearing.count_hello(hello.counter, trusted=now >= self._doubted_until)
-        if hearing.address != source:
-            self._nodes_of.pop((link.number, hearing.address), None)
-            hearing.address = source
+        hearing.address = source
         self._nodes_of[link.number, source] = hello.node
+        self._nodes_of.move_to_end((link.number, source))
+        if len(self._nodes_of) > ADDRESSES_MAX:
+            self._nodes_of.popitem(last=False)
         self._hear_anything(hello.node, hearing, now)
         hearing.echo_at = now
         hearing.echo_us = hello.sent_us
@@ -331,7 +343,6 @@ class Links:
             first = self._hellos * HEARD_MAX % len(nodes)
             nodes = [*nodes[first:], *nodes[:first]][:HEARD_MAX]
         for link in self.links.values():
-            link.counter += 1
             heard = {}
             for node in nodes:
                 hearing = link.hearing.get(node)
@@ -342,7 +353,7 @@ class Links:
                 network=self._station.network,
                 node=self._station.node,
                 life=self._station.life,
-                counter=link.counter,
+                counter=self._hellos,  # goes on when a link is closed and opened again
                 sent_us=_us(now),
                 heard=heard,
             )
@@ -412,9 +423,9 @@ class Links:
 
     def _forget_node(self, node: NodeId) -> None:
         for link in self.links.values():
-            hearing = link.hearing.pop(node, None)
-            if hearing is not None:
-                self._nodes_of.pop((link.number, hearing.address), None)
+            link.hearing.pop(node, None)
+        for at in [at for at, known in self._nodes_of.items() if known == node]:
+            del self._nodes_of[at]
 
     def _judge(self, heard_on: dict[NodeId, int], now: float) -> None:
         """Say of each link whether it is good."""

@@ -113,8 +113,6 @@ class Quality:
     """Since when it is in its state."""
     hearing: dict[int, Hearing] = field(default_factory=dict)
     """By node."""
-    counter: int = 0
-    """Of our own hellos."""
     well_since: float | None = None
     """Since when a faulty link has had no fault."""
     patience_s: float = 0.0
