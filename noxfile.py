@@ -69,11 +69,13 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def speedups(session: nox.Session) -> None:
-    """Compile the hot modules and run over them the tests that reach them most; needs gcc.
+    """Compile the hot modules and run over them the tests that reach them most.
 
-    They must be in use, and give what the pure ones give. ``-- tests/services`` runs others.
+    They must be in use, and give what the pure ones give. Needs gcc, and the headers of OpenSSL
+    (Debian: libssl-dev). ``-- tests/services`` runs others.
     """
-    chosen = ["tests/speedups", "tests/core/wire", "tests/core/engine", "tests/cli/test_run.py"]
+    core = ["tests/core/wire", "tests/core/engine", "tests/core/seal"]
+    chosen = ["tests/speedups", *core, "tests/cli/test_run.py"]
     run_compiled(session, *(session.posargs or chosen))
 
 
