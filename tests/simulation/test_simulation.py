@@ -17,7 +17,7 @@ from vsync.testing.simulate import main, nodes_of, run_seeds, shrink, simulate
 
 pytestmark = pytest.mark.timeout(900)
 
-SEEDS = range(120)
+SEEDS = range(90)
 NODES = range(3, 8)
 
 
@@ -76,7 +76,7 @@ def test_a_failing_seed_is_cut_down_and_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     break_safe_delivery(monkeypatch)
-    monkeypatch.setattr(module, "SHRINK_RUNS", 60)
+    monkeypatch.setattr(module, "SHRINK_RUNS", 25)
     failed = next(outcome for outcome in run_seeds(range(60), NODES) if not outcome.holds)
     shorter = failed  # run_seeds has cut it down already
     assert shorter.shortened_from is not None

@@ -8,7 +8,6 @@ ring. While it waits, a thread that submits a message takes its turn instead: th
 
 import contextlib
 import gc
-import os
 import selectors
 import socket
 import sys
@@ -31,6 +30,7 @@ from vsync.events import ConfigurationChanged, Delivery, GroupChanged
 from vsync.runtime.changes import RingDesk
 from vsync.runtime.mailbox import Mailbox
 from vsync.runtime.seat import Route, Seat
+from vsync.runtime.turn import Turn
 from vsync.settings import RingSettings
 from vsync.trace import TraceWriter, digest, view_fields
 from vsync.transport import Transport
@@ -138,14 +138,8 @@ class Driver:
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
-        self._turn = threading.Lock()
-        """Held by whoever runs the engine: the ring's thread, unless that waits for packets."""
-        self._turn.acquire()
-        self._turn_wanted = True
-        """The ring's thread waits for its turn: nobody else may take another one first."""
+        self._turn = Turn()
         self._waits_until = 0.0
-        self._fault: BaseException | None = None
-        """What went wrong in a turn outside the ring's thread."""
         self._awake = False
         self._news = False
         self._room_wanted: dict[Priority, int] = {}
@@ -160,7 +154,6 @@ class Driver:
         self.ready = False
         """The first configuration was delivered; messages are accepted."""
         self._thread = threading.Thread(target=self._run, name="vsync ring", daemon=True)
-        self._process = os.getpid()
 
     # --- from other threads ---------------------------------------------------------------------
 
@@ -184,7 +177,7 @@ class Driver:
 
         Raises NodeClosed if the node is, or in a process that was forked from the node's.
         """
-        self._check_process()
+        self._turn.check_process()
         engine = self.engine
         with self._accepting:
             if self._closing_by is not None or self._deaf:
@@ -194,8 +187,13 @@ class Driver:
             self._counters[submission.priority] += count
             self._submitted_bytes[submission.priority] += submission.size
             self._submissions.append(submission)
-        if not self._accept_here():
-            self._wake()
+        done = False
+        try:
+            # To wake the ring's thread takes longer than the engine does.
+            done = self._turn.take(self._accept_here)
+        finally:
+            if not done:  # it runs already, and then it will; or it is to learn what went wrong
+                self._wake()
         counters = range(first, first + count)
         return MessageIds(engine.node, engine.life, submission.priority, counters)
 
@@ -204,7 +202,7 @@ class Driver:
 
         Raises NodeClosed in a process that was forked from the node's.
         """
-        self._check_process()
+        self._turn.check_process()
         future: Future[Result] = Future()
 
         def run(now: float) -> None:
@@ -220,15 +218,6 @@ class Driver:
                 self._calls.append(run)
         self._wake()
         return future
-
-    def _check_process(self) -> None:
-        # A child has copies of the engine and of its sockets, and no ring's thread: what it sent
-        # would have the numbers, and the nonces, of what its parent sends.
-        if os.getpid() != self._process:
-            raise NodeClosed(
-                f"this node runs in process {self._process}, of which this one is a copy; open a "
-                "node here, or connect to a daemon"
-            )
 
     def close(self) -> None:
         """Take no more messages, wait for what was accepted, leave the ring, end the thread."""
@@ -413,29 +402,13 @@ class Driver:
             with contextlib.suppress(OSError):  # full: it will wake; closed: nobody is there
                 self._wake_sender.send(b"\0")
 
-    def _accept_here(self) -> bool:
-        """Let the engine have what was submitted, in this thread, while the ring's own waits.
-
-        To wake that takes longer than the engine does. False if it runs already: then it will.
-        """
-        if self._turn_wanted or not self._turn.acquire(blocking=False):
-            return False
-        try:
-            if self._fault is not None:  # the engine is to do nothing more
-                return False
-            self._accept_waiting(self._clock())
-            self._let_out()
-            deadline = self.engine.poll_timeout()
-            if self.to_do or (deadline is not None and deadline < self._waits_until):
-                self._wake()
-        except BaseException as error:
-            self._fault = error
+    def _accept_here(self) -> None:
+        """Let the engine have what was submitted, in this thread: a turn of its own."""
+        self._accept_waiting(self._clock())
+        self._let_out()
+        deadline = self.engine.poll_timeout()
+        if self.to_do or (deadline is not None and deadline < self._waits_until):
             self._wake()
-            if not isinstance(error, Exception):  # meant for this thread: it was interrupted
-                raise
-        finally:
-            self._turn.release()
-        return True
 
     # --- in the ring's thread -------------------------------------------------------------------
 
@@ -461,15 +434,11 @@ class Driver:
             self._let_out()
             while not self._finished():
                 patience = self._patience()
-                self._turn_wanted = False
-                self._turn.release()
+                self._turn.give()
                 try:
                     ready = selector.select(patience)
                 finally:
-                    self._turn_wanted = True
-                    self._turn.acquire()
-                if self._fault is not None:
-                    raise self._fault
+                    self._turn.resume()
                 readable = [key.fd for key, _ in ready]
                 if wake in readable:
                     self._wake_receiver.recv(64)
