@@ -51,7 +51,7 @@ def test_a_seed_gives_the_same_schedule_always_and_others_give_others() -> None:
 
 def test_every_kind_of_step_comes_up() -> None:
     met = {step.words[0] for seed in range(100) for step in random_schedule(Random(seed), 5)}
-    met |= {step.words[0] for seed in range(10) for step in random_link_faults(Random(seed), 2)}
+    met |= {step.words[0] for seed in range(10) for step in random_link_faults(Random(seed), 2, 3)}
     assert met == set(STEPS) - {"resume", "release"}  # those belong to pause and block
 
 
