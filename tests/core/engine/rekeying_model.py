@@ -1,0 +1,338 @@
+"""A model of rings that change their key: Rekeying and key disks in the worst of worlds.
+
+Nodes on several sides propose changes, part at any place of the order, meet again, restart without
+their memory, have slow disks and such as fail. What is delivered while a ring parts differs from
+side to side, as Extended Virtual Synchrony allows. Everything is drawn from one seed.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from random import Random
+
+from vsync.engine.rekeying import KeyStep, Rekeying, Step
+from vsync.errors import SettingsError
+from vsync.key_change import do_step, switch
+from vsync.keys import Key, KeyRing
+from vsync.seal.wrapping import wrap_key
+from vsync.testing.key_disk import KeyDisk
+from vsync.vocabulary import NodeId
+from vsync.wire import KeyNews
+
+FOUNDERS = 4
+NODES = 6
+"""The others are started later, with the first key."""
+
+HEALING_ROUNDS = 200
+"""In each, every node's disk does a step, and what all say is delivered to all."""
+
+
+@dataclass(eq=False)
+class Ring:
+    """A configuration and its order."""
+
+    members: frozenset[NodeId]
+    order: list[tuple[NodeId, KeyNews]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Machine:
+    """A node's disk, and the node while it runs."""
+
+    node: NodeId
+    disk: KeyDisk = field(default_factory=KeyDisk)
+    ring: Ring | None = None
+    """None: it does not run."""
+    delivered: int = 0
+    """How much of its ring's order."""
+    met: set[NodeId] = field(default_factory=set)
+    """With whom it ever was in one configuration, directly or not."""
+    took_part: set[tuple[bytes, int]] = field(default_factory=set)
+
+    def start(self) -> None:
+        self.rekeying = Rekeying(self.node)
+        self.keys: KeyRing = self.disk.keys
+        self.to_send: deque[KeyNews] = deque()
+        self.to_do: deque[KeyStep] = deque()
+
+    def take_outputs(self) -> None:
+        rekeying = self.rekeying
+        if rekeying.known is not None:
+            self.took_part.add(rekeying.known.name)
+        self.to_send += rekeying.outgoing
+        rekeying.outgoing.clear()
+        notices, rekeying.notices = rekeying.notices, []
+        for notice in notices:
+            if isinstance(notice, KeyStep):
+                switch(notice, self.keys)
+                self.to_do.append(notice)
+
+    def hear(self, sender: NodeId, news: KeyNews, members: frozenset[NodeId]) -> None:
+        self.took_part.add(news.name)
+        self.rekeying.hear(sender, news, members)
+        self.take_outputs()
+
+    def do_step(self) -> None:
+        """Let the disk do what it has to do first."""
+        assert self.ring is not None
+        step = self.to_do[0]
+        done, failure = step.step, ""
+        try:
+            done = do_step(step, self.keys, self.disk)
+        except SettingsError as error:
+            if not step.may_fail:
+                return
+            failure = str(error)
+        self.to_do.popleft()
+        if step.step is not Step.UNDO:
+            self.rekeying.step_done(step.name, done, failure, self.ring.members)
+            self.take_outputs()
+
+    @property
+    def present_keys(self) -> KeyRing:
+        """What it has in memory, or would have if it were started now."""
+        return self.disk.keys if self.ring is None else self.keys
+
+    def reads(self, other: "Machine") -> bool:
+        return self.present_keys.find(other.present_keys.used.id) is not None
+
+
+class Model:
+    """Some nodes, and all that may happen to them."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.machines = {
+            NodeId(number): Machine(NodeId(number)) for number in range(1, NODES + 1)
+        }
+        self.proposals = 0
+        self.completed: set[bytes] = set()
+        founders = [self.machines[NodeId(number)] for number in range(1, FOUNDERS + 1)]
+        for machine in founders:
+            self._boot(machine)
+        self._form(founders)
+
+    @property
+    def running(self) -> list[Machine]:
+        return [machine for machine in self.machines.values() if machine.ring is not None]
+
+    # --- what may happen ------------------------------------------------------------------------
+
+    def run(self, events: int) -> None:
+        kinds = (self.say, self.deliver, self.use_disk, self.regroup, self.restart, self.propose)
+        weights = (30, 40, 24, 3, 1, 3)
+        for _ in range(events):
+            (kind,) = self.random.choices(kinds, weights)
+            kind()
+            self.check()
+            if self.random.random() < 0.005:
+                disk = self.random.choice(list(self.machines.values())).disk
+                disk.failure = "" if disk.failure else "no room"
+
+    def say(self) -> None:
+        """What somebody has to say gets its place in the order."""
+        machine = self.random.choice(self.running)
+        if machine.to_send and machine.ring is not None:
+            machine.ring.order.append((machine.node, machine.to_send.popleft()))
+
+    def deliver(self) -> None:
+        machine = self.random.choice(self.running)
+        if machine.ring is not None:
+            self._deliver_to(machine, machine.delivered + self.random.randint(1, 3))
+
+    def use_disk(self) -> None:
+        machine = self.random.choice(self.running)
+        if machine.to_do:
+            machine.do_step()
+
+    def restart(self) -> None:
+        """A node dies, and is perhaps started at once; or one is started that does not run."""
+        machine = self.random.choice(list(self.machines.values()))
+        if machine.ring is not None:
+            if len(self.running) == 1:
+                return
+            if machine.to_do and self.random.random() < 0.5:
+                try:  # it may have reached the disk
+                    do_step(machine.to_do[0], machine.keys, machine.disk)
+                except SettingsError:
+                    pass
+            ring = machine.ring
+            machine.ring = None
+            self._part(ring, [each for each in self.running if each.ring is ring])
+            if self.random.random() < 0.3:
+                return
+        self._boot(machine)
+
+    def propose(self) -> None:
+        machine = self.random.choice(self.running)
+        assert machine.ring is not None
+        known = set(machine.ring.members)
+        for each in self.running:
+            if each.ring is machine.ring:
+                known |= each.rekeying.away
+        # Nobody can wait for those whom all have forgotten.
+        if not machine.rekeying.away and machine.met <= known:
+            self._propose(machine)
+
+    def _propose(self, machine: Machine) -> None:
+        """As the keeper does it."""
+        disk, ring = machine.disk, machine.ring
+        assert ring is not None
+        if machine.rekeying.known is not None or disk.used.id != machine.keys.used.id:
+            return
+        self.proposals += 1
+        old = disk.used
+        if disk.next is not None:
+            new = disk.next
+        elif disk.previous is not None and disk.previous.id != old.id:
+            new, old = old, disk.previous
+        else:
+            new = Key(self.random.randbytes(32))
+        news = KeyNews(
+            self.random.getrandbits(40), new.id, old.id, wrap_key(new, old), members=ring.members
+        )
+        machine.rekeying.say(news)
+        machine.take_outputs()
+
+    def regroup(self) -> None:
+        """All who run are put into configurations anew, or two of these become one, or one two."""
+        rings = list({id(each.ring): each.ring for each in self.running}.values())
+        chosen = self.random.sample(rings, min(len(rings), self.random.randint(1, 3)))
+        nodes = [each for each in self.running if each.ring in chosen]
+        sides: list[list[Machine]] = [[], []] if self.random.random() < 0.5 else [[]]
+        for machine in nodes:
+            self.random.choice(sides).append(machine)
+        for side in sides:
+            if side:
+                self._form(side)
+
+    # --- configurations -------------------------------------------------------------------------
+
+    def _boot(self, machine: Machine) -> None:
+        machine.start()
+        machine.ring, machine.delivered = Ring(frozenset({machine.node})), 0
+        machine.rekeying.configured(machine.ring.members)
+        machine.take_outputs()
+
+    def _deliver_to(self, machine: Machine, until: int) -> None:
+        ring = machine.ring
+        assert ring is not None
+        for sender, news in ring.order[machine.delivered : until]:
+            machine.hear(sender, news, ring.members)
+        machine.delivered = max(machine.delivered, min(until, len(ring.order)))
+
+    def _part(self, ring: Ring, rest: list[Machine]) -> None:
+        if rest:
+            self._form(rest)
+
+    def _form(self, side: list[Machine]) -> None:
+        """These form a configuration, as far as they can read each other."""
+        rings = list({id(each.ring): each.ring for each in side}.values())
+        stays: dict[int, list[Machine]] = {
+            id(ring): [each for each in side if each.ring is ring] for ring in rings
+        }
+        # What one of those who stay together has seen, all of them see; of the rest they may have
+        # everything up to some place, and after a hole only what one of them has said.
+        holes: dict[int, int] = {}
+        for ring in rings:
+            assert ring is not None
+            together = stays[id(ring)]
+            seen = max(each.delivered for each in together)
+            for machine in together:
+                self._deliver_to(machine, seen)
+            holes[id(ring)] = self.random.randint(seen, len(ring.order))
+            if self.random.random() < 0.5:  # as messages of a whole ring, before it parts
+                for machine in together:
+                    self._deliver_to(machine, holes[id(ring)])
+        side, unread = self._who_read_each_other(side)
+        members = frozenset(each.node for each in side)
+        for machine in side:
+            ring = machine.ring
+            assert ring is not None
+            together_nodes = {each.node for each in side if each.ring is ring}
+            hole = holes[id(ring)]
+            for place in range(machine.delivered, len(ring.order)):
+                sender, news = ring.order[place]
+                if sender in together_nodes or place < hole:
+                    machine.hear(sender, news, members)
+        new = Ring(members)
+        for machine in side:
+            assert machine.ring is not None
+            left = machine.ring.members - members
+            machine.ring, machine.delivered = new, 0
+            machine.rekeying.configured(members, left)
+            machine.take_outputs()
+        met = set[NodeId]().union(members, *(machine.met for machine in side))
+        for node in met:
+            self.machines[node].met |= met
+        if unread:
+            self._form(unread)
+
+    def _who_read_each_other(self, side: list[Machine]) -> tuple[list[Machine], list[Machine]]:
+        found: list[Machine] = []
+        for machine in self.random.sample(side, len(side)):
+            if all(machine.reads(each) and each.reads(machine) for each in found):
+                found.append(machine)
+        return found, [machine for machine in side if machine not in found]
+
+    # --- what must hold -------------------------------------------------------------------------
+
+    def check(self) -> None:
+        machines = list(self.machines.values())
+        for one in machines:
+            for other in machines:
+                together = one.ring is not None and one.ring is other.ring
+                if (together or one.took_part & other.took_part) and not one.reads(other):
+                    raise AssertionError(
+                        f"node {one.node} cannot read node {other.node}"
+                        + (", and they are in one configuration" if together else "")
+                    )
+
+    def heal(self) -> None:
+        """All run, their disks work, and all whom anybody has met are in one configuration."""
+        for machine in self.machines.values():
+            machine.disk.failure = ""
+            if machine.ring is None:
+                self._boot(machine)
+        for _ in range(NODES):
+            self._merge_and_settle()
+            left = [
+                machine
+                for machine in self.running
+                if machine.disk.next is not None or machine.disk.previous is not None
+            ]
+            if not left:
+                break
+            self._propose(self.random.choice(left))  # as `vsync status` says there
+        # Whom nobody has met may have changed its key alone, or come too late: these are strangers.
+        for machine in self.running:
+            for other in self.running:
+                if machine.took_part & other.took_part and machine.keys.used != other.keys.used:
+                    raise AssertionError(f"{machine.node} and {other.node} use different keys")
+                if machine.took_part & other.took_part and machine.ring is not other.ring:
+                    raise AssertionError(f"{machine.node} and {other.node} stay apart")
+            if machine.keys.keys != (machine.disk.used,) or machine.disk.next is not None:
+                raise AssertionError(f"node {machine.node} has more than one key")
+
+    def _merge_and_settle(self) -> None:
+        self._form(self.running)
+        for _ in range(HEALING_ROUNDS):
+            quiet = True
+            for machine in self.running:
+                if machine.to_do:
+                    quiet = False
+                    machine.do_step()
+                while machine.to_send:
+                    quiet = False
+                    assert machine.ring is not None
+                    machine.ring.order.append((machine.node, machine.to_send.popleft()))
+            for machine in self.running:
+                self._deliver_to(machine, 1 << 30)
+            self.check()
+            if quiet:
+                break
+        for machine in self.running:
+            known = machine.rekeying.known
+            if known is not None:
+                assert machine.ring is not None
+                waits = machine.rekeying.waits_for(machine.ring.members)
+                raise AssertionError(f"node {machine.node} waits for {waits}: {known}")
