@@ -30,7 +30,7 @@ class Kept:
         keys = key_ring_of(SecuritySection(key_file=str(self.path)))
         assert keys is not None
         self.keys: KeyRing = keys
-        self.said: list[tuple[Name, Step, str]] = []
+        self.said: list[tuple[Name, Step, str, bytes]] = []
         self._told = threading.Semaphore(0)
         self.keeper = Keeper(NodeId(1), keys, str(self.path), self._hear)
 
@@ -43,8 +43,8 @@ class Kept:
         body = wrap_key(NEW, OLD)
         self.keeper.do(KeyStep(step, NEW.id, OLD.id, body, may_fail=step is Step.ACCEPT))
         assert self._told.acquire(timeout=10.0), f"nothing came of {step.name}"
-        name, done, failure = self.said[-1]
-        assert (name, done) == ((NEW.id, 0), step)
+        name, done, failure, used = self.said[-1]
+        assert (name, done, used) == ((NEW.id, 0), step, self.keys.used.id)
         return failure
 
 

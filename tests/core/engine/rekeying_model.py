@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from random import Random
 
-from vsync.engine.rekeying import KeyStep, Rekeying, Step
+from vsync.engine.rekeying import KeyStep, Name, Rekeying, Step
 from vsync.errors import SettingsError
 from vsync.key_change import do_step, switch
 from vsync.keys import Key, KeyRing
@@ -46,7 +46,9 @@ class Machine:
     """How much of its ring's order."""
     met: set[NodeId] = field(default_factory=set)
     """With whom it ever was in one configuration, directly or not."""
-    took_part: set[tuple[bytes, int]] = field(default_factory=set)
+    took_part: set[Name] = field(default_factory=set)
+    """In these changes, in any life."""
+    accepted: set[Name] = field(default_factory=set)
 
     def start(self) -> None:
         self.rekeying = Rekeying(self.node)
@@ -67,7 +69,6 @@ class Machine:
                 self.to_do.append(notice)
 
     def hear(self, sender: NodeId, news: KeyNews, members: frozenset[NodeId]) -> None:
-        self.took_part.add(news.name)
         self.rekeying.hear(sender, news, members)
         self.take_outputs()
 
@@ -84,7 +85,10 @@ class Machine:
             failure = str(error)
         self.to_do.popleft()
         if step.step is not Step.UNDO:
-            self.rekeying.step_done(step.name, done, failure, self.ring.members)
+            if step.step is Step.ACCEPT and not failure:
+                self.accepted.add(step.name)
+            used = self.keys.used.id
+            self.rekeying.step_done(step.name, done, failure, used, self.ring.members)
             self.take_outputs()
 
     @property
@@ -281,7 +285,7 @@ class Model:
         for one in machines:
             for other in machines:
                 together = one.ring is not None and one.ring is other.ring
-                if (together or one.took_part & other.took_part) and not one.reads(other):
+                if (together or one.accepted & other.accepted) and not one.reads(other):
                     raise AssertionError(
                         f"node {one.node} cannot read node {other.node}"
                         + (", and they are in one configuration" if together else "")
@@ -303,7 +307,6 @@ class Model:
             if not left:
                 break
             self._propose(self.random.choice(left))  # as `vsync status` says there
-        # Whom nobody has met may have changed its key alone, or come too late: these are strangers.
         for machine in self.running:
             for other in self.running:
                 if machine.took_part & other.took_part and machine.keys.used != other.keys.used:
@@ -314,7 +317,20 @@ class Model:
                 raise AssertionError(f"node {machine.node} has more than one key")
 
     def _merge_and_settle(self) -> None:
-        self._form(self.running)
+        # Who has met somebody finds it again. Others are strangers, and are so for good if one has
+        # changed its key alone, or comes too late.
+        sides: list[list[Machine]] = []
+        for machine in self.running:
+            for side in sides:
+                if machine.met & side[0].met or all(
+                    machine.reads(each) and each.reads(machine) for each in side
+                ):
+                    side.append(machine)
+                    break
+            else:
+                sides.append([machine])
+        for side in sides:
+            self._form(side)
         for _ in range(HEALING_ROUNDS):
             quiet = True
             for machine in self.running:
@@ -335,4 +351,4 @@ class Model:
             if known is not None:
                 assert machine.ring is not None
                 waits = machine.rekeying.waits_for(machine.ring.members)
-                raise AssertionError(f"node {machine.node} waits for {waits}: {known}")
+                raise AssertionError(f"node {machine.node} in {sorted(machine.ring.members)} waits for {waits}")

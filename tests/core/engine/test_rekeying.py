@@ -387,7 +387,7 @@ def heard_of_it(*, accepted: frozenset[NodeId] = frozenset()) -> Rekeying:
 
 def accept(rekeying: Rekeying, failure: str = "") -> None:
     """Let node A have done the first step, and hear itself say so."""
-    rekeying.step_done(NEWS.name, Step.ACCEPT, failure, (A, B))
+    rekeying.step_done(NEWS.name, Step.ACCEPT, failure, b"old!", (A, B))
     mine, rekeying.outgoing = list(rekeying.outgoing), []
     for news in mine:
         rekeying.hear(A, news, (A, B))
@@ -460,7 +460,7 @@ def test_who_has_used_the_key_in_a_former_life_does_not_give_it_up() -> None:
     rekeying = heard_of_it()
     rekeying.hear(B, replace(B_HOLDS, failure="no room", stand=Stand.GIVES_UP), (A, B))
     assert rekeying.outgoing == []  # it does not know yet
-    rekeying.step_done(NEWS.name, Step.USE, "", (A, B))
+    rekeying.step_done(NEWS.name, Step.USE, "", b"new!", (A, B))
     (mine,) = rekeying.outgoing
     assert mine.begun
     assert mine.stand is Stand.HOLDS
@@ -487,7 +487,7 @@ def test_a_newcomer_is_never_the_only_one_who_uses_the_key() -> None:
     held = replace(NEWS, accepted=frozenset(everyone), stand=Stand.HOLDS, begun=True)
     for node in (A, B):
         rekeying.hear(node, held, everyone)
-    rekeying.step_done(NEWS.name, Step.ACCEPT, "", everyone)
+    rekeying.step_done(NEWS.name, Step.ACCEPT, "", b"old!", everyone)
     (mine,) = rekeying.outgoing
     rekeying.hear(newcomer, mine, everyone)
     assert steps(rekeying) == [Step.ACCEPT]

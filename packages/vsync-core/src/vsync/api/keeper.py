@@ -34,7 +34,8 @@ NO_KEY: Final = (
 class Keeper:
     """Does the steps of changes of the key, one after the other.
 
-    *done* is called, in its own thread, with the change's name, what is done and why it failed.
+    *done* is called, in its own thread, with the change's name, what is done, why it failed
+    and the id of the key that seals.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Keeper:
         node: NodeId,
         keys: KeyRing | None,
         key_file: str | None,
-        done: Callable[[Name, Step, str], None],
+        done: Callable[[Name, Step, str, bytes], None],
     ) -> None:
         self._node = node
         self._keys = keys
@@ -81,7 +82,8 @@ class Keeper:
                 done, failure = self._try(step)
             self.trouble = ""
             if step.step is not Step.UNDO:
-                self._done(step.name, done, failure)
+                used = b"" if self._keys is None else self._keys.used.id
+                self._done(step.name, done, failure, used)
 
     def _try(self, step: KeyStep) -> tuple[Step, str]:
         """What is done now; or why it cannot be."""

@@ -382,9 +382,14 @@ class Engine(Membership):
         self.changes.rekeying.say(replace(news, members=news.members | present))
         self._pursue_changes(now)
 
-    def key_step_done(self, name: Name, step: Step, failure: str, now: float) -> None:
-        """That *step* of a change is durably done; or it could not be, for the reason *failure*."""
-        self.changes.rekeying.step_done(name, step, failure, self._members)
+    def key_step_done(
+        self, name: Name, step: Step, failure: str, used: bytes, now: float
+    ) -> None:
+        """That *step* of a change is durably done; or it could not be, for the reason *failure*.
+
+        *used* is the id of the key that this node seals with.
+        """
+        self.changes.rekeying.step_done(name, step, failure, used, self._members)
         self._pursue_changes(now)
 
     def _pursue_changes(self, now: float) -> None:

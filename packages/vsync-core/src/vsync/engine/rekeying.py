@@ -92,7 +92,11 @@ class Rekeying:
         """The last one that it has done in this life."""
         self._failed = False
         """It could not accept the new key."""
+        self._used = b""
+        """The key that it seals with; empty: its runtime has not said so."""
         self._outcomes: OrderedDict[Name, KeyNews] = OrderedDict()
+        self._refused: OrderedDict[Name, KeyNews] = OrderedDict()
+        """Changes whose key this node could not accept; it has no part in them any more."""
         # In the present configuration:
         self._here: frozenset[NodeId] = frozenset()
         self._stands: dict[Name, dict[NodeId, Stand]] = {}
@@ -114,15 +118,17 @@ class Rekeying:
             self.outgoing.append(news)
 
     def step_done(
-        self, name: Name, step: Step, failure: str, members: Collection[NodeId]
+        self, name: Name, step: Step, failure: str, used: bytes, members: Collection[NodeId]
     ) -> None:
-        """This node has durably done *step*; or it cannot, for the reason *failure*.
+        """This node has durably done *step*; or it cannot, for the reason *failure*. *used* is the
+        id of the key that it seals with.
 
         It is only said here: it counts where it counts for all, at its place in the order.
         """
         known = self.known
         if known is None or known.name != name:
             return
+        self._used = used
         if failure:
             self._failed = True
             self.known = replace(known, failure=known.failure or readable(failure))
@@ -181,20 +187,22 @@ class Rekeying:
             return
         self._note_stand(sender, news)
         facts = replace(news, stand=Stand.TELLS)
+        if (refused := self._refused.get(news.name)) is not None:
+            facts = facts.joined_with(refused)
         known = self.known
-        if known is None:
+        if known is None and (refused is None or facts.begun):
             if news.given_up:
                 self._remember(facts)
             else:
                 self._begin(facts)
-        elif known.name == news.name:
+        elif known is not None and known.name == news.name:
             if not (known.begun and news.given_up):
                 self.known = known.joined_with(facts)
-        elif news.accepted or news.failure:
+        elif facts.accepted or facts.failure:
             rival = self._rivals.get(news.name)
             if rival is not None or len(self._rivals) < CHANGES_MAX:
                 self._rivals[news.name] = facts if rival is None else rival.joined_with(facts)
-        elif sender == self._node:  # else nobody has begun it, and nobody will
+        elif known is not None and sender == self._node:  # else nobody has begun it, and nobody will
             reason = f"the key is being changed already, to {known.new.hex()}"
             self.notices.append(KeyChangeEnded(news.name, reason))
         self._pursue(members)
@@ -213,18 +221,27 @@ class Rekeying:
     def _remember(self, outcome: KeyNews) -> None:
         self._stands.pop(outcome.name, None)
         self._said.pop(outcome.name, None)
-        self._outcomes[outcome.name] = outcome
-        if len(self._outcomes) > OUTCOMES_MAX:
-            self._outcomes.popitem(last=False)
+        self._rivals.pop(outcome.name, None)
+        self._refused.pop(outcome.name, None)
+        _keep(self._outcomes, outcome)
+
+    def _refuse(self, known: KeyNews) -> None:
+        """Have no part in what this node never accepted; it only says that it gives it up. So it
+        can take part in another change, whatever becomes of this one."""
+        _keep(self._refused, known)
+        self._leave(known)
+        self._rivals[known.name] = known
 
     def _end(self, known: KeyNews) -> None:
-        """The change under way has ended; if another one was met meanwhile, it is its turn."""
         self._remember(known)
+        self._leave(known)
+
+    def _leave(self, known: KeyNews) -> None:
+        """The change under way is over here; if another one was met meanwhile, it is its turn."""
         self.known = None
-        self._rivals.pop(known.name, None)
         self.notices.append(KeyChangeEnded(known.name, "" if known.begun else known.failure))
         following = min(
-            self._rivals.values(),
+            (each for each in self._rivals.values() if each.begun or each.name not in self._refused),
             key=lambda news: (not news.begun, bool(news.failure), news.name),
             default=None,
         )
@@ -246,23 +263,32 @@ class Rekeying:
         """Do what can be done now. *members* are those of the ring, which may be about to change
         the configuration."""
         present = self._here.union(members)
-        self._judge_rivals(present)
-        while (known := self.known) is not None:
-            known = self._with_others(known, present)
-            for rival in self._rivals.values():
-                if not known.failure and self._yields(known, rival, present):
-                    reason = f"the key is changed to {rival.new.hex()} instead"
-                    known = replace(known, failure=reason)
-            self.known = known
-            if not (known.given_up or self._all_give_up(known, present)):
+        while True:
+            self._judge_rivals(present)
+            if self.known is None or not self._advance(self.known, present):
                 break
-            self._end(replace(known, ended=True))
-        if self.known is not None:
-            self._go_on(self.known, present)
         if (known := self.known) is not None and self._said.get(
             known.name, Stand.TELLS
-        ) != self._stand(known):
+        ) is not self._stand(known):
             self._tell(known)
+
+    def _advance(self, known: KeyNews, present: frozenset[NodeId]) -> bool:
+        """Go on with the change under way; whether it is over here, and perhaps another follows."""
+        known = self._with_others(known, present)
+        for rival in self._rivals.values():
+            if not known.failure and self._yields(known, rival, present):
+                reason = f"the key is changed to {rival.new.hex()} instead"
+                known = replace(known, failure=reason)
+        self.known = known
+        if known.given_up or self._all_give_up(known, present):
+            self._end(replace(known, ended=True))
+        elif self._failed and known.given_up_by_some and self._node not in known.accepted:
+            self._refuse(known)
+        elif any(self._is_same(known, rival) for rival in self._rivals.values()):
+            self._leave(known)
+        else:
+            return self._go_on(known, present)
+        return True
 
     def _with_others(self, known: KeyNews, present: frozenset[NodeId]) -> KeyNews:
         # Whom only this node knows to be away is told with what it accepts, so that all wait.
@@ -273,20 +299,17 @@ class Rekeying:
         """Give up with others what they hold and this node does not."""
         for rival in list(self._rivals.values()):
             if rival.given_up or self._all_give_up(rival, present):
-                del self._rivals[rival.name]
                 self._remember(replace(rival, ended=True))
                 continue
-            known = self.known
-            if known is None or self._done < Step.ACCEPT or rival.name in self._said:
-                continue  # it is not known what is on the disk
-            if rival.new == known.old or (rival.new == known.new and self._asked >= Step.USE):
-                stand, rival = Stand.TELLS, replace(rival, begun=True)  # noqa: PLW2901
-            elif rival.given_up_by_some:
-                stand = Stand.GIVES_UP
-            else:
+            if not self._used:
                 continue
-            self._said[rival.name] = stand
-            self.outgoing.append(replace(rival, stand=stand))
+            if rival.new == self._used:  # from a former life, or another change to the same key
+                rival = replace(rival, begun=True, stand=Stand.HOLDS)  # noqa: PLW2901
+            elif rival.given_up_by_some:
+                rival = replace(rival, stand=Stand.GIVES_UP)  # noqa: PLW2901
+            if rival.stand is not self._said.get(rival.name, Stand.TELLS):
+                self._said[rival.name] = rival.stand
+                self.outgoing.append(rival)
 
     def _yields(self, known: KeyNews, rival: KeyNews, present: frozenset[NodeId]) -> bool:
         """Whether the change under way is to give way to that other one. All who see both should
@@ -307,21 +330,31 @@ class Rekeying:
         """Who has said in this configuration that it stands for that."""
         return {node for node, said in self._stands.get(known.name, {}).items() if said is stand}
 
-    def _go_on(self, known: KeyNews, present: frozenset[NodeId]) -> None:
+    @staticmethod
+    def _is_same(known: KeyNews, rival: KeyNews) -> bool:
+        """Both change to the same key, as when a change was taken up again by some and went on
+        elsewhere, and it is used: then one of them is enough."""
+        same = known.new == rival.new and known.begun and rival.begun
+        return same and rival.name < known.name
+
+    def _go_on(self, known: KeyNews, present: frozenset[NodeId]) -> bool:
         if known.begun and self._failed:  # it must, then
             self._failed = False
             self._asked = self._done
         level = self._level(known, present)
         if level == self._done == Step.DROP:
             self._end(replace(known, ended=True, begun=True))
-        elif self._asked == self._done < Step.DROP and self._done <= level:
+            return True
+        if self._asked == self._done < Step.DROP and self._done <= level:
             following = Step(self._done + 1)
             if following is Step.USE:
                 if not self._may_use(known, present):
-                    return
+                    return False
                 self.known = known = replace(known, begun=True)
+                self._used = known.new
             self._asked = following
             self._ask(following, known)
+        return False
 
     def _may_use(self, known: KeyNews, present: frozenset[NodeId]) -> bool:
         """All have accepted the key; whether this node may seal with it."""
@@ -377,3 +410,9 @@ class Rekeying:
         if expected <= known.used:
             return Step.USE
         return Step.ACCEPT if expected <= known.accepted else Step.UNDO
+
+
+def _keep(memory: "OrderedDict[Name, KeyNews]", news: KeyNews) -> None:
+    memory[news.name] = news
+    if len(memory) > OUTCOMES_MAX:
+        memory.popitem(last=False)

@@ -390,9 +390,9 @@ class Driver:
         began = self.call(lambda now: self.desk.change_key(news, changing, now))
         return began, changing
 
-    def key_step_done(self, name: Name, step: Step, failure: str) -> None:
+    def key_step_done(self, name: Name, step: Step, failure: str, used: bytes) -> None:
         """This node has durably done a step of the change of the key; or it cannot."""
-        self.call(lambda now: self.engine.key_step_done(name, step, failure, now))
+        self.call(lambda now: self.engine.key_step_done(name, step, failure, used, now))
 
     def retime(self, drain_s: float, synchronize_s: float) -> None:
         """Have other settings of the node from now on."""

@@ -352,7 +352,7 @@ class Cluster:
                 return
             failure = str(error)
         if step.step is not Step.UNDO:
-            engine.key_step_done(step.name, done, failure, now)
+            engine.key_step_done(step.name, done, failure, host.keys.used.id, now)
 
     def _begin_key_step(self, host: Host, step: KeyStep) -> None:
         last = host.key_steps[-1][0] if host.key_steps else self.now
