@@ -406,9 +406,7 @@ def test_a_step_is_asked_for_once_and_the_next_when_all_have_said_that_it_is_don
     assert steps(rekeying) == [Step.USE]
 
 
-def test_the_key_is_not_used_before_those_who_are_here_have_said_in_this_life_that_they_hold_it() -> (
-    None
-):
+def test_the_key_is_not_used_before_all_have_said_in_this_life_that_they_hold_it() -> None:
     rekeying = heard_of_it(accepted=NEWS.members)  # in some life
     accept(rekeying)
     assert steps(rekeying) == [Step.ACCEPT]

@@ -105,8 +105,8 @@ class KeyFiles:
 
 
 def switch(step: KeyStep, keys: KeyRing) -> None:
-    """Seal with the new key from here on, if *step* says so: at its place in the ring's order, where
-    all who are there accept it, and those who come do not count yet.
+    """Seal with the new key from here on, if *step* says so: at its place in the ring's order,
+    where all who are there accept it.
 
     What is on disk follows. Who restarts before that seals with the old key once more, and all
     accept that one until all have the new one on disk.

@@ -382,9 +382,7 @@ class Engine(Membership):
         self.changes.rekeying.say(replace(news, members=news.members | present))
         self._pursue_changes(now)
 
-    def key_step_done(
-        self, name: Name, step: Step, failure: str, used: bytes, now: float
-    ) -> None:
+    def key_step_done(self, name: Name, step: Step, failure: str, used: bytes, now: float) -> None:
         """That *step* of a change is durably done; or it could not be, for the reason *failure*.
 
         *used* is the id of the key that this node seals with.

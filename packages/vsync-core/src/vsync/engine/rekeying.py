@@ -202,7 +202,9 @@ class Rekeying:
             rival = self._rivals.get(news.name)
             if rival is not None or len(self._rivals) < CHANGES_MAX:
                 self._rivals[news.name] = facts if rival is None else rival.joined_with(facts)
-        elif known is not None and sender == self._node:  # else nobody has begun it, and nobody will
+        elif (
+            known is not None and sender == self._node
+        ):  # else nobody has begun it, and nobody will
             reason = f"the key is being changed already, to {known.new.hex()}"
             self.notices.append(KeyChangeEnded(news.name, reason))
         self._pursue(members)
@@ -241,7 +243,11 @@ class Rekeying:
         self.known = None
         self.notices.append(KeyChangeEnded(known.name, "" if known.begun else known.failure))
         following = min(
-            (each for each in self._rivals.values() if each.begun or each.name not in self._refused),
+            (
+                each
+                for each in self._rivals.values()
+                if each.begun or each.name not in self._refused
+            ),
             key=lambda news: (not news.begun, bool(news.failure), news.name),
             default=None,
         )
@@ -304,9 +310,9 @@ class Rekeying:
             if not self._used:
                 continue
             if rival.new == self._used:  # from a former life, or another change to the same key
-                rival = replace(rival, begun=True, stand=Stand.HOLDS)  # noqa: PLW2901
+                rival = replace(rival, begun=True, stand=Stand.HOLDS)
             elif rival.given_up_by_some:
-                rival = replace(rival, stand=Stand.GIVES_UP)  # noqa: PLW2901
+                rival = replace(rival, stand=Stand.GIVES_UP)
             if rival.stand is not self._said.get(rival.name, Stand.TELLS):
                 self._said[rival.name] = rival.stand
                 self.outgoing.append(rival)

@@ -110,9 +110,7 @@ class RingDesk:
             "key_change": {
                 "old": known.old.hex(),
                 "new": known.new.hex(),
-                "step": GIVE_UP
-                if rekeying.giving_up
-                else DOING[rekeying.level(engine.members)],
+                "step": GIVE_UP if rekeying.giving_up else DOING[rekeying.level(engine.members)],
                 "waits_for": list(rekeying.waits_for(engine.members)),
                 "without": sorted(known.without),
             }
