@@ -6,6 +6,7 @@ side to side, as Extended Virtual Synchrony allows. Everything is drawn from one
 """
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -154,10 +155,8 @@ class Model:
             if len(self.running) == 1:
                 return
             if machine.to_do and self.random.random() < 0.5:
-                try:  # it may have reached the disk
+                with suppress(SettingsError):  # it may have reached the disk
                     do_step(machine.to_do[0], machine.keys, machine.disk)
-                except SettingsError:
-                    pass
             ring = machine.ring
             machine.ring = None
             self._part(ring, [each for each in self.running if each.ring is ring])

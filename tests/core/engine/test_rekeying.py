@@ -431,13 +431,30 @@ def test_whoever_is_here_before_the_key_is_used_has_to_accept_it_first() -> None
     assert steps(rekeying) == [Step.USE]
 
 
-def test_a_node_that_cannot_accept_the_key_ends_the_change_when_all_have_given_it_up() -> None:
+def test_a_node_that_cannot_accept_the_key_says_so_and_has_no_part_in_the_change() -> None:
     rekeying = heard_of_it()
-    accept(rekeying, "no room")
     assert steps(rekeying) == [Step.ACCEPT]
+    rekeying.step_done(NEWS.name, Step.ACCEPT, "no room", b"old!", (A, B))
+    (mine,) = rekeying.outgoing
+    assert (mine.stand, mine.failure) == (Stand.GIVES_UP, "no room")
+    assert rekeying.notices == [KeyChangeEnded(NEWS.name, "no room")]
+    rekeying.hear(B, B_HOLDS, (A, B))  # it does not know yet
+    assert rekeying.known is None
+
+
+def test_what_one_cannot_accept_is_given_up_when_all_have_said_so() -> None:
+    rekeying = heard_of_it()
+    accept(rekeying)
+    assert steps(rekeying) == [Step.ACCEPT]
+    cannot = replace(NEWS, failure="no room")
+    rekeying.hear(B, cannot, (A, B))
     assert rekeying.giving_up
+    (mine,) = rekeying.outgoing
+    assert (mine.stand, mine.failure) == (Stand.GIVES_UP, "no room")
+    rekeying.hear(A, mine, (A, B))
     assert rekeying.waits_for((A, B)) == [B]
-    rekeying.hear(B, replace(B_HOLDS, stand=Stand.GIVES_UP), (A, B))
+    assert not rekeying.notices
+    rekeying.hear(B, replace(cannot, stand=Stand.GIVES_UP), (A, B))
     assert rekeying.notices[0] == KeyChangeEnded(NEWS.name, "no room")
     assert steps(rekeying) == [Step.UNDO]
     assert rekeying.known is None
