@@ -57,23 +57,25 @@ def layers(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests with the running Python; in CI with those that need root and namespaces.
 
-    Several files at a time: most tests wait for real processes most of the time. Those that load
-    rings in namespaces come after them, one by one: what they see depends on who gets a processor.
+    Several files at a time: most tests wait for real processes most of the time. Those that use a
+    guest come last, one by one: all of them use the same.
     """
     workers = ("-n", str(min(TEST_WORKERS_MAX, os.cpu_count() or 1)), "--dist", "loadfile")
-    run_tool(session, "pytest", "-m", ANYWHERE, *workers, *session.posargs)
+    for marked in (ANYWHERE, "network") if CI else (ANYWHERE,):
+        run_tool(session, "pytest", "-m", marked, *workers, *session.posargs)
     if CI:
-        run_tool(session, "pytest", "-m", "network", *session.posargs)
         run_tool(session, "pytest", "-m", "infiniband", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def speedups(session: nox.Session) -> None:
-    """Compile the hot modules and run over them the tests that reach them most; needs gcc.
+    """Compile the hot modules and run over them the tests that reach them most.
 
-    They must be in use, and give what the pure ones give. ``-- tests/services`` runs others.
+    They must be in use, and give what the pure ones give. Needs gcc, and the headers of OpenSSL
+    (Debian: libssl-dev). ``-- tests/services`` runs others.
     """
-    chosen = ["tests/speedups", "tests/core/wire", "tests/core/engine", "tests/cli/test_run.py"]
+    core = ["tests/core/wire", "tests/core/engine", "tests/core/seal"]
+    chosen = ["tests/speedups", *core, "tests/cli/test_run.py"]
     run_compiled(session, *(session.posargs or chosen))
 
 

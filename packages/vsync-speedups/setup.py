@@ -1,4 +1,4 @@
-"""Compile the hot modules of vsync-core, from the core's own sources, with mypyc; two are in C.
+"""Compile the hot modules of vsync-core, from the core's own sources, with mypyc; three are in C.
 
 The sources are those beside this package in the repository; a source archive has a copy of them.
 """
@@ -7,7 +7,9 @@ import ast
 import hashlib
 import json
 import os
+import shlex
 import shutil
+import subprocess
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +42,24 @@ so every sequence, a memoryview too, would pass for an instance of ``Train``.
 IN_C: Final = {"vsync.copying": "copying.c", "vsync.engine.alike": "alike.c"}
 """What has a twin in C, and its file."""
 
+SEALS: Final = {"vsync.seal.cipher": "sealing.c"}
+"""As ``IN_C``, where OpenSSL's headers are; without them, the package is built without."""
+
+OPENSSL_MISSING: Final = "OpenSSL's headers were missing when vsync-speedups was built"
+
+
+def openssl_present() -> bool:
+    """Whether there is an OpenSSL to build with."""
+    compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
+    given = "#include <openssl/evp.h>\n"
+    try:
+        tried = subprocess.run(
+            [*shlex.split(compiler), "-E", "-"], input=given, text=True, capture_output=True
+        )
+    except OSError:
+        return False
+    return tried.returncode == 0
+
 
 def source_of(core: Path, module: str) -> Path | None:
     """The file of *module*; None if it is a package, or not of the core."""
@@ -63,7 +83,7 @@ def closure(core: Path) -> dict[str, Path]:
     The compiler takes types and constants out of what is imported, so all of it counts.
     """
     found: dict[str, Path] = {}
-    waiting = [*HOT, *IN_C]
+    waiting = [*HOT, *IN_C, *SEALS]
     while waiting:
         module = waiting.pop()
         path = source_of(core, module)
@@ -95,7 +115,8 @@ def stage(core: Path) -> dict[str, str]:
 def twins() -> dict[str, str]:
     """Of which modules of the core this package has twins, and their files in it."""
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    compiled = {module: module.replace(".", "/") + suffix for module in (*HOT, *IN_C)}
+    made = (*HOT, *IN_C, *(SEALS if WITH_OPENSSL else ()))
+    compiled = {module: module.replace(".", "/") + suffix for module in made}
     return {"vsync.checksum": "checksum.py", **compiled}
 
 
@@ -106,7 +127,9 @@ class BuildPy(build_py):
         super().run()
         built = Path(self.build_lib) / "vsync_speedups" / "built.json"
         built.parent.mkdir(parents=True, exist_ok=True)
-        built.write_text(json.dumps({"twins": twins(), "sources": HASHES}, indent=2) + "\n")
+        facts: dict[str, Any] = {"twins": twins(), "sources": HASHES}
+        facts["lacks"] = {} if WITH_OPENSSL else dict.fromkeys(SEALS, OPENSSL_MISSING)
+        built.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 class SourceArchive(sdist):
@@ -120,6 +143,7 @@ class SourceArchive(sdist):
             shutil.copyfile(path, copy)
 
 
+WITH_OPENSSL = openssl_present()
 CORE = NEIGHBOUR if NEIGHBOUR.is_dir() else CARRIED
 HASHES = stage(CORE)
 os.chdir(STAGE)
@@ -138,6 +162,11 @@ extensions += [
     Extension(module, [f"src/c/{file}"], extra_compile_args=["-O3"])
     for module, file in IN_C.items()
 ]
+if WITH_OPENSSL:
+    extensions += [
+        Extension(module, [f"src/c/{file}"], libraries=["crypto"], extra_compile_args=["-O3"])
+        for module, file in SEALS.items()
+    ]
 for extension in extensions:
     if extension.name.startswith("vsync."):
         extension.name = f"vsync_speedups.{extension.name}"

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import vsync
@@ -29,7 +30,13 @@ def ask(*paths: Path, pure: str = "") -> tuple[str, str]:
 
 
 def install(
-    where: Path, *, library: str = "", digest: str | None = None, built: str | None = None
+    where: Path,
+    *,
+    library: str = "",
+    digest: str | None = None,
+    built: str | None = None,
+    lacks: Mapping[str, str] | None = None,
+    twins: Mapping[str, str] | None = None,
 ) -> Path:
     """A package that looks like the compiled one, with a twin of one module."""
     package = where / "vsync_speedups"
@@ -41,8 +48,9 @@ def install(
         source = (SOURCE / "checksum.py").read_bytes()
         digest = hashlib.blake2b(source, digest_size=16).hexdigest()
     described = {
-        "twins": {"vsync.checksum": "checksum.py"},
+        "twins": {"vsync.checksum": "checksum.py", **(twins or {})},
         "sources": {"vsync.checksum": digest},
+        "lacks": dict(lacks or {}),
     }
     (package / "built.json").write_text(json.dumps(described) if built is None else built)
     return where
@@ -70,6 +78,22 @@ def test_what_does_not_load_is_not_used(tmp_path: Path) -> None:
     in_use, place = ask(install(tmp_path, library="import no_such_library"))
     assert in_use.startswith("pure: vsync-speedups does not load here (No module named ")
     assert place == str(SOURCE / "checksum.py")
+
+
+def test_what_was_built_without_seals_is_used_for_the_rest(tmp_path: Path) -> None:
+    lacks = {"vsync.seal.cipher": "there was no OpenSSL"}
+    in_use, place = ask(install(tmp_path, lacks=lacks))
+    assert in_use == "compiled, but for seals: there was no OpenSSL"
+    assert place == str(tmp_path / "vsync_speedups" / "checksum.py")
+
+
+def test_where_only_seals_do_not_load_the_rest_is_used(tmp_path: Path) -> None:
+    install(tmp_path, twins={"vsync.seal.cipher": "sealing.so"})
+    (tmp_path / "vsync_speedups" / "sealing.so").write_bytes(b"for another machine")
+    in_use, place = ask(tmp_path)
+    reason = "compiled, but for seals: their part of vsync-speedups does not load here ("
+    assert in_use.startswith(reason)
+    assert place == str(tmp_path / "vsync_speedups" / "checksum.py")
 
 
 def test_what_is_damaged_is_not_used(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ ROOT: Final = Path(__file__).parents[2]
 UP_WITHIN_S: Final = 90.0
 """From nothing; it takes five on an idle machine."""
 
-LIFE_S: Final = 400
+LIFE_S: Final = 1200
 """After this a guest is ended, whoever may have forgotten it."""
 
 MEMORY_MB: Final = 1536

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.network.nodes import Node, Ring, eventually
+from tests.network.nodes import PATIENT, Node, Ring, eventually
 from tests.network.test_strangers import configurations
 from tests.network.twofold import TwofoldRing
 from vsync.errors import VsyncError
@@ -19,9 +19,6 @@ from vsync_cli.commands.status import ask
 pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
 
 ROTATIONS = 10
-
-PATIENT = 'preset = "lan"\ntoken_lost_s = 1.5'
-"""A machine that is busy with other tests must not change these rings' configurations."""
 
 
 class KeyedRing(Ring):

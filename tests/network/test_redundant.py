@@ -11,17 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import vsync
-from tests.network.nodes import eventually
+from tests.network.nodes import PATIENT, eventually
 from tests.network.twofold import TwofoldRing
 from vsync.links import Mode
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
 
 MakeRing = Callable[[str], TwofoldRing]
-
-PATIENT = 'preset = "lan"\ntoken_lost_s = 1.0'
-"""So that a machine that has no time for a third of a second does not look like a network that is
-cut. ``nox -s redundancy`` has the default, and measures the pauses."""
 
 
 @pytest.fixture

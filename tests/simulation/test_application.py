@@ -16,7 +16,7 @@ import pytest
 
 import vsync
 from tests.docs.pages import ROOT
-from vsync.api.node import NodeSession
+from vsync.api.node_session import NodeSession
 from vsync.engine.log import Log
 from vsync.testing import Simulation, SimulationFailed, idle
 from vsync.testing.properties import check_files

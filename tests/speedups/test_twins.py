@@ -245,6 +245,72 @@ def test_packets_that_are_not_as_many_as_numbers_are_refused() -> None:
         compiled().copying.content_of(bytes(100), 20, 20)
 
 
+SECRET = bytes(range(32))
+PREFIX = b"VE\x01\x00".ljust(28, b"p")
+trains = st.tuples(st.binary(min_size=1, max_size=400), st.integers(1, 90))
+counters = st.integers(0, 2**48) | st.just(2**64 - 500)
+
+
+@given(st.binary(max_size=90), counters)
+def test_packets_are_sealed_alike_and_opened_alike(packet: bytes, counter: int) -> None:
+    ciphers = [modules.cipher.Cipher(SECRET) for modules in (compiled(), pure())]
+    sealed, sealed_pure = (cipher.seal(PREFIX, counter, packet) for cipher in ciphers)
+    assert sealed == sealed_pure
+    for cipher in ciphers:
+        assert cipher.open(memoryview(sealed)) == packet
+
+
+@given(trains, counters)
+def test_trains_are_sealed_alike_and_opened_alike(train: tuple[bytes, int], first: int) -> None:
+    packets, size = train
+    ciphers = [modules.cipher.Cipher(SECRET) for modules in (compiled(), pure())]
+    step = size + compiled().cipher.OVERHEAD_BYTES
+    sealed, sealed_pure = (
+        cipher.seal_train(PREFIX, first, memoryview(packets), size) for cipher in ciphers
+    )
+    assert sealed == sealed_pure
+    for cipher in ciphers:
+        assert cipher.open_train(PREFIX, first, sealed, step) == packets
+        assert [cipher.open(packet) for packet in Train(sealed, step)] == [
+            bytes(packet) for packet in Train(packets, size)
+        ]
+
+
+@given(trains, st.integers(0), st.integers(1, 255), st.integers(-1, 1), st.integers(0, 60))
+def test_what_is_not_genuine_is_refused_alike_and_spoils_nothing(
+    train: tuple[bytes, int], place: int, change: int, off: int, cut: int
+) -> None:
+    packets, size = train
+    ciphers = [modules.cipher.Cipher(SECRET) for modules in (compiled(), pure())]
+    step = size + compiled().cipher.OVERHEAD_BYTES
+    sealed = ciphers[0].seal_train(PREFIX, 7, packets, size)
+    damaged = bytearray(sealed)
+    damaged[place % len(damaged)] ^= change
+    shorter = sealed[: max(1, len(sealed) - cut)]
+    for cipher in ciphers:
+        assert cipher.open_train(PREFIX, 7, damaged, step) is None
+        assert cipher.open(damaged[place % len(damaged) // step * step :][:step]) is None
+        found = cipher.open_train(PREFIX, 7 + off, sealed, step)
+        assert found == (None if off else packets)
+        assert cipher.open(sealed[: min(step, len(sealed)) - 1]) is None
+        assert cipher.open_train(PREFIX, 7, sealed, step) == packets
+    of_shorter = [cipher.open_train(PREFIX, 7, shorter, step) for cipher in ciphers]
+    assert of_shorter[0] == of_shorter[1]
+    assert [cipher.open_train(PREFIX, 7, packets, size) for cipher in ciphers] == [None, None]
+
+
+def test_what_cannot_be_sealed_is_refused() -> None:
+    cipher = compiled().cipher.Cipher(SECRET)
+    for prefix, packets, size in ((b"short", b"text", 4), (PREFIX, b"", 4), (PREFIX, b"text", 0)):
+        with pytest.raises(ValueError, match=r"prefix has|no packets"):
+            cipher.seal_train(prefix, 1, packets, size)
+    for counter in (-1, 2**64, 2**64 - 1):
+        with pytest.raises(OverflowError):
+            cipher.seal_train(PREFIX, counter, b"text", 4)
+    with pytest.raises(ValueError, match="a key has 32 bytes"):
+        compiled().cipher.Cipher(b"short")
+
+
 ENVELOPE = Envelope(
     SENDER, 1, LIFE, Priority.HIGH, Guarantee.SAFE, (GroupKey.from_name("a"),), CONFIGURATION
 )

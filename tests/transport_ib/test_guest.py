@@ -4,6 +4,7 @@ All tests here share one guest, with three devices on one Ethernet: to start it 
 most of what is done in it. Nodes there are slow, so they have more patience than elsewhere.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -237,6 +238,29 @@ def test_what_is_wrong_is_said_in_a_sentence(
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("Error: ")
+
+
+def test_doctor_looks_at_a_device_of_the_kernel(place: Place) -> None:
+    file = place.guest.directory / "doctor.toml"
+    file.write_text(
+        '[node]\nid = 1\nstate_dir = "/run/doctor"\n[ring]\nname = "doctor"\ntransport = "ib"\n'
+        '[transport.ib]\ndevice = "rxe0"\n'
+    )
+    done = place.guest.call("vsync_cli", "doctor", "-c", str(file), "--seconds", "1", "--json")
+    found = {
+        finding["about"]: (finding["level"], finding["text"])
+        for finding in json.loads(done.stdout)["findings"]
+    }
+    assert found["devices"] == (
+        "fine",
+        "rxe0 (port 1 ACTIVE); rxe1 (port 1 ACTIVE); rxe2 (port 1 ACTIVE)",
+    )
+    assert found["port"][0] == "fine"
+    assert found["port"][1].startswith("port 1 of rxe0 is ACTIVE, with GID ")
+    assert "port 1 of rxe0 carries messages of 1024 bytes" in found["MTU"][1]
+    assert found["locked memory"][0] == "fine"
+    assert found["self-test"][0] == "fine"
+    assert "Traceback" not in done.stderr
 
 
 def link_states(node: Node) -> list[str]:

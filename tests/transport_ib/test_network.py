@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import vsync
-from tests.network.nodes import Ring, eventually
+from tests.network.nodes import PATIENT, Ring, eventually
 from tests.network.twofold import TwofoldRing
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
@@ -75,7 +75,7 @@ class TwofoldIB(TwofoldRing):
     """The first network is RoCE in user space, the second UDP."""
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(directory, 3, "passive")
+        super().__init__(directory, 3, "passive", ring=PATIENT)
         self._section = self._both
 
     @staticmethod

@@ -296,20 +296,6 @@ def test_who_submits_is_not_struck_by_what_ends_the_node(make: Make) -> None:
     assert isinstance(driver.failure, ZeroDivisionError)
 
 
-def test_the_rings_thread_has_the_next_turn_if_it_wants_one(make: Make) -> None:
-    driver = make()
-    until(lambda: driver.engine.unstable == 0)
-    go_on = blocked(driver)
-    driver._turn.release()  # as a submitter would that had the last turn
-    try:
-        driver.submit(message())
-        assert driver._unaccepted() == 1
-    finally:
-        driver._turn.acquire()
-        go_on.set()
-    until(lambda: driver._unaccepted() == 0)
-
-
 def test_a_copy_of_the_process_sends_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = make()
     until(lambda: driver.engine.unstable == 0)

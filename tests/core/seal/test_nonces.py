@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vsync import plugins
 from vsync.api.node import Node
 from vsync.key_file import make_key, write_key
+from vsync.seal.cipher import Cipher
 from vsync.settings import NodeSettings
 from vsync.train import Train
 from vsync.transport import EVERYONE, Burst
@@ -39,17 +39,17 @@ def anyio_backend() -> str:
 
 
 class Used:
-    """All keys and nonces that something was encrypted with."""
+    """All keys, and counters under them, that something was encrypted with: the nonces."""
 
     def __init__(self) -> None:
         self.count = 0
         self.repeated = 0
-        self._seen: set[tuple[bytes, bytes]] = set()
+        self._seen: set[tuple[bytes, int]] = set()
 
-    def use(self, key: bytes, nonce: bytes) -> None:
+    def use(self, key: bytes, counter: int) -> None:
         self.count += 1
-        self.repeated += (key, nonce) in self._seen
-        self._seen.add((key, nonce))
+        self.repeated += (key, counter) in self._seen
+        self._seen.add((key, counter))
 
 
 @pytest.fixture
@@ -58,16 +58,21 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Used:
     found = Used()
 
     class Watched:
-        """AESGCM, watched."""
+        """Cipher, watched."""
 
         def __init__(self, key: bytes) -> None:
-            self._key, self._cipher = key, AESGCM(key)
+            self._key, self._cipher = key, Cipher(key)
 
-        def encrypt(self, nonce: bytes, data: bytes, head: bytes) -> bytes:
-            found.use(self._key, nonce)
-            return self._cipher.encrypt(nonce, data, head)
+        def seal(self, prefix: bytes, counter: int, packet: bytes) -> bytes:
+            found.use(self._key, counter)
+            return self._cipher.seal(prefix, counter, packet)
 
-    monkeypatch.setattr("vsync.seal.guard.AESGCM", Watched)
+        def seal_train(self, prefix: bytes, first: int, packets: bytes, size: int) -> bytes:
+            for counter in range(first, first - (-len(packets) // size)):
+                found.use(self._key, counter)
+            return self._cipher.seal_train(prefix, first, packets, size)
+
+    monkeypatch.setattr("vsync.seal.guard.Cipher", Watched)
     return found
 
 

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 VARIABLE: Final = "VSYNC_PURE"
 """The environment variable that, if it is set and not empty, keeps all modules pure."""
@@ -24,6 +24,7 @@ VARIABLE: Final = "VSYNC_PURE"
 COMPILED: Final = "compiled"
 
 _PACKAGE: Final = "vsync_speedups"
+_SEALS: Final = "vsync.seal.cipher"
 _NEEDED: Final = (f"{_PACKAGE}.hot__mypyc", f"{_PACKAGE}.checksum")
 """What can fail to load where the package was not made for: the code of all compiled modules, and
 a library that it needs."""
@@ -44,27 +45,47 @@ class TwinFinder:
 
 
 def _use_compiled() -> str:
-    """Have the hot modules loaded from their compiled twins, if that can be; else say why not."""
+    """Have the hot modules loaded from their compiled twins, if that can be; what is in use then,
+    and why not more."""
     if os.environ.get(VARIABLE):
-        return f"{VARIABLE} is set"
+        return f"pure: {VARIABLE} is set"
     found = find_spec(_PACKAGE)
     if found is None or found.origin is None:
-        return "vsync-speedups is not installed"
+        return "pure: vsync-speedups is not installed"
     directory = Path(found.origin).parent
     try:
         built = json.loads((directory / "built.json").read_text())
         for module, known in built["sources"].items():
             if _hash_of(module) != known:
                 return (
-                    f"vsync-speedups was built from another {module}; "
+                    f"pure: vsync-speedups was built from another {module}; "
                     "install it in the version of vsync-core"
                 )
         for needed in _NEEDED:
             import_module(needed)
+        why = _why_no_seals(directory, built)
     except (OSError, ValueError, LookupError, ImportError) as error:
-        return f"vsync-speedups does not load here ({error})"
-    twins = {module: directory / file for module, file in built["twins"].items()}
+        return f"pure: vsync-speedups does not load here ({error})"
+    twins = {
+        module: directory / file
+        for module, file in built["twins"].items()
+        if not (why and module == _SEALS)
+    }
     sys.meta_path.insert(0, TwinFinder(twins))
+    return f"{COMPILED}, but for seals: {why}" if why else COMPILED
+
+
+def _why_no_seals(directory: Path, built: Any) -> str:
+    """Why seals are not compiled; empty if they are. They need a library that may be missing."""
+    file = built["twins"].get(_SEALS)
+    if file is None:
+        return str(built.get("lacks", {}).get(_SEALS, ""))
+    spec = spec_from_file_location(_SEALS, directory / file)
+    try:
+        assert spec is not None
+        module_from_spec(spec)
+    except ImportError as error:
+        return f"their part of vsync-speedups does not load here ({error})"
     return ""
 
 
@@ -74,7 +95,5 @@ def _hash_of(module: str) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
-_why_pure: Final = _use_compiled()
-
-in_use: Final = f"pure: {_why_pure}" if _why_pure else COMPILED
-"""``compiled``, or ``pure:`` and the reason."""
+in_use: Final = _use_compiled()
+"""``compiled``, with the reason if seals are not; or ``pure:`` and the reason."""

@@ -191,6 +191,8 @@ def compiled(in_use: str) -> Finding:
     """Whether the hot modules run compiled."""
     if in_use == speedups.COMPILED:
         return fine("speedups", "the hot modules are compiled")
+    if in_use.startswith(speedups.COMPILED):
+        return fine("speedups", f"the hot modules are {in_use}")
     return fine("speedups", f"{in_use}; vsync-speedups makes rings faster")
 
 

@@ -25,7 +25,8 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from vsync.api.node import Node, NodeSession
+from vsync.api.node import Node
+from vsync.api.node_session import NodeSession
 from vsync.daemon import frames, protocol
 from vsync.daemon.commands import ARGUMENTS_BYTES_MAX, obey
 from vsync.daemon.frames import EventFrames, Send

@@ -17,20 +17,25 @@ class Caller:
 
     def __init__(self) -> None:
         self._call: Callable[[Callable[[], object]], object]
-        self._call_here: Callable[[Callable[[], object]], object]
-        self._thread = threading.get_ident()
+        self._thread: int | None = None
+        """Where functions may be called at once."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # then it is trio, or nothing that anyio knows
             trio: Any = import_module("trio")
-            self._call = self._call_here = trio.lowlevel.current_trio_token().run_sync_soon
+            self._call = trio.lowlevel.current_trio_token().run_sync_soon
         else:
-            self._call, self._call_here = loop.call_soon_threadsafe, loop.call_soon
+            self._call = loop.call_soon_threadsafe
+            self._thread = threading.get_ident()
 
     def call(self, function: Callable[[], object]) -> None:
-        """Have the loop call *function* soon; not, if it has ended."""
-        # The loop's own thread need not wake it.
-        call = self._call_here if threading.get_ident() == self._thread else self._call
+        """Have the loop call *function* soon, or at once if this is its thread; not, if it ended.
+
+        *function* wakes tasks, and minds nothing else that may be under way in that thread.
+        """
+        if threading.get_ident() == self._thread:
+            function()  # a turn of the loop would be dearer
+            return
         # asyncio raises RuntimeError, trio an error derived from it.
         with contextlib.suppress(RuntimeError):
-            call(function)
+            self._call(function)

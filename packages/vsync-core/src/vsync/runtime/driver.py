@@ -8,7 +8,6 @@ ring. While it waits, a thread that submits a message takes its turn instead: th
 
 import contextlib
 import gc
-import os
 import selectors
 import socket
 import sys
@@ -31,7 +30,9 @@ from vsync.events import ConfigurationChanged, Delivery, GroupChanged
 from vsync.runtime.changes import RingDesk
 from vsync.runtime.mailbox import Mailbox
 from vsync.runtime.seat import Route, Seat
+from vsync.runtime.turn import Turn
 from vsync.settings import RingSettings
+from vsync.timer import Timer
 from vsync.trace import TraceWriter, digest, view_fields
 from vsync.transport import Transport
 from vsync.vocabulary import (
@@ -64,6 +65,11 @@ SUBMISSION_MESSAGES: Final = 3
 
 MESSAGE_BYTES: Final = 64
 """About what a waiting message takes besides its payload."""
+
+ALARM_MIN_S: Final = 1e-6
+
+SOON_S: Final = 0.01
+"""An alarm that nobody needs any more is left alone, unless it is so near."""
 
 INFINITY: Final = float("inf")
 
@@ -138,14 +144,12 @@ class Driver:
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
         self._wake_sender.setblocking(False)
-        self._turn = threading.Lock()
-        """Held by whoever runs the engine: the ring's thread, unless that waits for packets."""
-        self._turn.acquire()
-        self._turn_wanted = True
-        """The ring's thread waits for its turn: nobody else may take another one first."""
+        self._turn = Turn()
         self._waits_until = 0.0
-        self._fault: BaseException | None = None
-        """What went wrong in a turn outside the ring's thread."""
+        """When the ring's thread takes its next turn, if nothing happens before."""
+        self._alarm = Timer()
+        """Wakes it before that."""
+        self._alarm_at = INFINITY
         self._awake = False
         self._news = False
         self._room_wanted: dict[Priority, int] = {}
@@ -160,7 +164,6 @@ class Driver:
         self.ready = False
         """The first configuration was delivered; messages are accepted."""
         self._thread = threading.Thread(target=self._run, name="vsync ring", daemon=True)
-        self._process = os.getpid()
 
     # --- from other threads ---------------------------------------------------------------------
 
@@ -184,7 +187,7 @@ class Driver:
 
         Raises NodeClosed if the node is, or in a process that was forked from the node's.
         """
-        self._check_process()
+        self._turn.check_process()
         engine = self.engine
         with self._accepting:
             if self._closing_by is not None or self._deaf:
@@ -194,8 +197,13 @@ class Driver:
             self._counters[submission.priority] += count
             self._submitted_bytes[submission.priority] += submission.size
             self._submissions.append(submission)
-        if not self._accept_here():
-            self._wake()
+        done = False
+        try:
+            # To wake the ring's thread takes longer than the engine does.
+            done = self._turn.take(self._accept_here)
+        finally:
+            if not done:  # it runs already, and then it will; or it is to learn what went wrong
+                self._wake()
         counters = range(first, first + count)
         return MessageIds(engine.node, engine.life, submission.priority, counters)
 
@@ -204,7 +212,7 @@ class Driver:
 
         Raises NodeClosed in a process that was forked from the node's.
         """
-        self._check_process()
+        self._turn.check_process()
         future: Future[Result] = Future()
 
         def run(now: float) -> None:
@@ -220,15 +228,6 @@ class Driver:
                 self._calls.append(run)
         self._wake()
         return future
-
-    def _check_process(self) -> None:
-        # A child has copies of the engine and of its sockets, and no ring's thread: what it sent
-        # would have the numbers, and the nonces, of what its parent sends.
-        if os.getpid() != self._process:
-            raise NodeClosed(
-                f"this node runs in process {self._process}, of which this one is a copy; open a "
-                "node here, or connect to a daemon"
-            )
 
     def close(self) -> None:
         """Take no more messages, wait for what was accepted, leave the ring, end the thread."""
@@ -413,29 +412,22 @@ class Driver:
             with contextlib.suppress(OSError):  # full: it will wake; closed: nobody is there
                 self._wake_sender.send(b"\0")
 
-    def _accept_here(self) -> bool:
-        """Let the engine have what was submitted, in this thread, while the ring's own waits.
-
-        To wake that takes longer than the engine does. False if it runs already: then it will.
-        """
-        if self._turn_wanted or not self._turn.acquire(blocking=False):
-            return False
-        try:
-            if self._fault is not None:  # the engine is to do nothing more
-                return False
-            self._accept_waiting(self._clock())
-            self._let_out()
-            deadline = self.engine.poll_timeout()
-            if self.to_do or (deadline is not None and deadline < self._waits_until):
-                self._wake()
-        except BaseException as error:
-            self._fault = error
+    def _accept_here(self) -> None:
+        """Let the engine have what was submitted, in this thread: a turn of its own."""
+        now = self._clock()
+        self._accept_waiting(now)
+        self._let_out()
+        if self.to_do:
             self._wake()
-            if not isinstance(error, Exception):  # meant for this thread: it was interrupted
-                raise
-        finally:
-            self._turn.release()
-        return True
+        deadline = self.engine.poll_timeout()
+        wanted = INFINITY if deadline is None or deadline >= self._waits_until else deadline
+        if wanted < self._alarm_at or self._alarm_at < now + SOON_S:
+            self._set_alarm(wanted, now)
+
+    def _set_alarm(self, wanted: float, now: float) -> None:
+        """Have the ring's thread woken when it is time, rather than now, to wait less long."""
+        self._alarm_at = wanted
+        self._alarm.set(0 if wanted == INFINITY else max(ALARM_MIN_S, wanted - now))
 
     # --- in the ring's thread -------------------------------------------------------------------
 
@@ -454,22 +446,19 @@ class Driver:
     def _loop(self) -> None:
         engine, transport, clock = self.engine, self._transport, self._clock
         wake = self._wake_receiver.fileno()
+        self._alarm.open()
         with selectors.DefaultSelector() as selector:
-            for descriptor in (wake, *transport.descriptors()):
+            for descriptor in (wake, self._alarm.descriptor, *transport.descriptors()):
                 selector.register(descriptor, selectors.EVENT_READ)
             engine.start(clock())
             self._let_out()
             while not self._finished():
                 patience = self._patience()
-                self._turn_wanted = False
-                self._turn.release()
+                self._turn.give()
                 try:
                     ready = selector.select(patience)
                 finally:
-                    self._turn_wanted = True
-                    self._turn.acquire()
-                if self._fault is not None:
-                    raise self._fault
+                    self._turn.resume()
                 readable = [key.fd for key, _ in ready]
                 if wake in readable:
                     self._wake_receiver.recv(64)
@@ -497,6 +486,8 @@ class Driver:
         if self._closing_by is not None:
             deadline = self._closing_by if deadline is None else min(deadline, self._closing_by)
         self._waits_until = INFINITY if deadline is None else deadline
+        if self._alarm_at < INFINITY:
+            self._set_alarm(INFINITY, 0.0)
         if self.to_do:
             return 0
         return None if deadline is None else max(0.0, deadline - self._clock())
@@ -756,6 +747,7 @@ class Driver:
         finally:
             self._wake_receiver.close()
             self._wake_sender.close()
+            self._alarm.close()
             self.ended = True
             self._news = False
             self._tell()

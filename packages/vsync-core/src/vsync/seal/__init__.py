@@ -3,8 +3,9 @@
 Sans-IO: keys come from ``vsync.key_file``; and ``vsync.transports.sealed`` has the packets.
 """
 
+from vsync.seal.cipher import OVERHEAD_BYTES
 from vsync.seal.envelope import ENVELOPE_BYTES, Envelope, Stamp, is_sealed
-from vsync.seal.guard import OVERHEAD_BYTES, Guard
+from vsync.seal.guard import Guard
 
 __all__ = [
     "ENVELOPE_BYTES",

@@ -5,24 +5,20 @@ AES-256-GCM, NIST SP 800-38D. Each stream has a key of its own, derived from the
 and disks. Nothing of a packet is looked at before its seal is found to be good, but the envelope.
 """
 
-import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Final, NamedTuple
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from vsync.errors import TransportFailed
 from vsync.keys import KEY_BYTES, Key, KeyRing
+from vsync.seal.cipher import OVERHEAD_BYTES, Cipher
 from vsync.seal.envelope import (
     COUNTER_MAX,
     ENVELOPE_BYTES,
     PREFIX_BYTES,
-    TAG_BYTES,
     Envelope,
     Stamp,
     build_prefix,
@@ -32,9 +28,6 @@ from vsync.seal.envelope import (
 )
 from vsync.train import Train
 from vsync.transport import Address, Arrival, Burst, Packet
-
-OVERHEAD_BYTES: Final = ENVELOPE_BYTES + TAG_BYTES
-"""What a seal adds to a packet."""
 
 WINDOW: Final = 4096
 """A packet may come so many packets late."""
@@ -48,11 +41,6 @@ CIPHERS_MAX: Final = 256
 
 STRANGERS_MAX: Final = 16
 """Others that are remembered by name."""
-
-SHAPES_KNOWN_MAX: Final = 64
-"""So many shapes of trains are remembered."""
-
-_NONCE_START: Final = bytes(4)
 
 
 class _Stream:
@@ -89,7 +77,7 @@ class _Stream:
 class _Source(NamedTuple):
     """How to open what begins with a known prefix."""
 
-    cipher: AESGCM
+    cipher: Cipher
     stream: _Stream
 
 
@@ -110,12 +98,12 @@ class Guard:
         self._stamp = stamp
         self._place = (network, link)
         self._counter = 0
-        self._sealer: tuple[Key, bytes, AESGCM] | None = None
+        self._sealer: tuple[Key, bytes, Cipher] | None = None
         self._streams: dict[int, dict[int, _Stream]] = {}
         """By node and instance."""
         self._sources: dict[bytes, _Source] = {}
         """By prefix."""
-        self._tried: OrderedDict[bytes, AESGCM] = OrderedDict()
+        self._tried: OrderedDict[bytes, Cipher] = OrderedDict()
         """Ciphers of prefixes under which nothing genuine has come."""
         self._known_keys = keys.keys
 
@@ -133,17 +121,15 @@ class Guard:
         if self._counter > COUNTER_MAX:
             raise TransportFailed("this node has sealed as many packets as it may; restart it")
         if type(packets) is Train:
-            return Burst(burst.destination, _seal_train(cipher, prefix, first, packets))
-        sealed = []
-        for counter, packet in enumerate(packets, first):
-            number = counter.to_bytes(8)
-            head = prefix + number
-            sealed.append(head + cipher.encrypt(_NONCE_START + number, packet, head))
+            size = packets.packet_bytes
+            whole = cipher.seal_train(prefix, first, packets.buffer, size)
+            return Burst(burst.destination, Train(whole, size + OVERHEAD_BYTES))
+        sealed = [cipher.seal(prefix, *each) for each in enumerate(packets, first)]
         return Burst(burst.destination, sealed)
 
-    def _cipher(self, key: Key, stamp: Stamp) -> AESGCM:
+    def _cipher(self, key: Key, stamp: Stamp) -> Cipher:
         info = stream_info(*self._place, stamp)
-        return AESGCM(HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(key.secret))
+        return Cipher(HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(key.secret))
 
     # --- opening --------------------------------------------------------------------------------
 
@@ -176,9 +162,8 @@ class Guard:
                 self._count("dropped_unsealed")
                 self.unsealed_from = source
             return None
-        head = bytes(packet[:ENVELOPE_BYTES])
-        prefix, number = head[:PREFIX_BYTES], head[PREFIX_BYTES:]
-        counter = int.from_bytes(number)
+        prefix = bytes(packet[:PREFIX_BYTES])
+        counter = int.from_bytes(packet[PREFIX_BYTES:ENVELOPE_BYTES])
         known = self._sources.get(prefix)
         envelope = None
         if known is not None:
@@ -191,9 +176,8 @@ class Guard:
             if envelope is None:
                 return None
             cipher = self._try(prefix, envelope)
-        try:
-            plain = cipher.decrypt(_NONCE_START + number, packet[ENVELOPE_BYTES:], head)
-        except InvalidTag:
+        plain = cipher.open(packet)
+        if plain is None:
             self._count("dropped_seal")
             return None
         if known is None:
@@ -208,27 +192,15 @@ class Guard:
         view, size = train.view, train.packet_bytes
         prefix = bytes(view[:PREFIX_BYTES])
         known = self._sources.get(prefix)
-        if known is None or size <= OVERHEAD_BYTES or len(view) % size == OVERHEAD_BYTES:
-            return None  # nor is there a train of empty packets, or with one at its end
+        if known is None:
+            return None
         cipher, stream = known
-        count = len(train)
         first = int.from_bytes(view[PREFIX_BYTES:ENVELOPE_BYTES])
-        end = first + count
+        end = first + len(train)
         if first <= stream.highest or end > COUNTER_MAX:
             return None
-        # Each of these is one call for all packets: a loop costs more than the seals do.
-        rest = (len(view) - 1) % size + 1 - ENVELOPE_BYTES
-        if rest < TAG_BYTES:
-            return None
-        columns = _envelopes(count, size - ENVELOPE_BYTES, rest).unpack(view)
-        numbers = _numbers(first, end)
-        heads = [prefix + number for number in numbers]
-        if list(columns[::2]) != heads:
-            return None
-        nonces = [_NONCE_START + number for number in numbers]
-        try:
-            plain = b"".join(map(cipher.decrypt, nonces, columns[1::2], heads))
-        except InvalidTag:
+        plain = cipher.open_train(prefix, first, train.buffer, size)
+        if plain is None:
             return None
         stream.take(first)
         stream.highest = end - 1
@@ -269,7 +241,7 @@ class Guard:
             return None
         return envelope
 
-    def _try(self, prefix: bytes, envelope: Envelope) -> AESGCM:
+    def _try(self, prefix: bytes, envelope: Envelope) -> Cipher:
         """The cipher of a prefix under which nothing genuine has come."""
         cipher = self._tried.get(prefix)
         if cipher is None:
@@ -280,7 +252,7 @@ class Guard:
                 self._tried.popitem(last=False)
         return cipher
 
-    def _let_in(self, prefix: bytes, stamp: Stamp, counter: int, cipher: AESGCM) -> _Source:
+    def _let_in(self, prefix: bytes, stamp: Stamp, counter: int, cipher: Cipher) -> _Source:
         """Know the stream from now on; its first genuine packet has come."""
         self._tried.pop(prefix, None)
         instances = self._streams.setdefault(stamp.node, {})
@@ -312,37 +284,3 @@ class Guard:
 
     def _count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1
-
-
-def _seal_train(cipher: AESGCM, prefix: bytes, first: int, train: Train) -> Train:
-    size, count = train.packet_bytes, len(train)
-    # Each of these is one call for all packets: a loop costs as much as the seals do.
-    last = len(train.view) - (count - 1) * size
-    packets = _packets(count, size, last).unpack(train.view)
-    numbers = _numbers(first, first + count)
-    heads = [prefix + number for number in numbers]
-    nonces = [_NONCE_START + number for number in numbers]
-    pieces = [b""] * (2 * len(heads))
-    pieces[::2] = heads
-    pieces[1::2] = map(cipher.encrypt, nonces, packets, heads)
-    return Train(b"".join(pieces), size + OVERHEAD_BYTES)
-
-
-def _numbers(first: int, end: int) -> tuple[bytes, ...]:
-    """The counters from *first* up to *end*, as they stand in envelopes."""
-    count = end - first
-    packed = struct.pack(f">{count}Q", *range(first, end))
-    return struct.unpack("8s" * count, packed)
-
-
-@lru_cache(SHAPES_KNOWN_MAX)
-def _packets(count: int, packet_bytes: int, last_bytes: int) -> struct.Struct:
-    """Reads a train of so many packets."""
-    return struct.Struct(f"{packet_bytes}s" * (count - 1) + f"{last_bytes}s")
-
-
-@lru_cache(SHAPES_KNOWN_MAX)
-def _envelopes(count: int, sealed_bytes: int, last_bytes: int) -> struct.Struct:
-    """Reads a train of so many packets: of each the envelope, and what is sealed."""
-    each = f"{ENVELOPE_BYTES}s{sealed_bytes}s"
-    return struct.Struct(each * (count - 1) + f"{ENVELOPE_BYTES}s{last_bytes}s")

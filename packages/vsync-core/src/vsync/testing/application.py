@@ -31,7 +31,8 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 import anyio
 
-from vsync.api.node import SESSION_QUEUE_BYTES, SPILL_BYTES, Node
+from vsync.api.node import Node
+from vsync.api.node_session import SESSION_QUEUE_BYTES, SPILL_BYTES
 from vsync.api.session import Session
 from vsync.errors import MisuseError
 from vsync.service import Service

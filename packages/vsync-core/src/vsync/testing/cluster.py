@@ -138,6 +138,8 @@ class Cluster:
         self.hosts: dict[int, Host] = {}
         self.random = Random(seed)
         self.network = Network(self.random, receive_buffer_bytes)
+        self._openings = 0
+        """Of links that were closed; each has a port of its own."""
         self.on_line: Callable[[Host, Line], None] | None = None
         """Told of every line of the trace as it happens."""
         self._settings = settings or RingSettings()
@@ -174,6 +176,9 @@ class Cluster:
                 station = Station(host.node, host.life, 0, instance=host.number)
                 host.wiring = Wiring(self._wires, station, packet_bytes_max, self.now, host.keys)
                 packet_bytes_max = host.wiring.packet_bytes_max
+                for link in range(1, self._wires.links + 1):
+                    if self.network.ports.get((link, number), 0) is None:
+                        self._give_port(link, number)
             host.engine = Engine(
                 host.node,
                 host.life,
@@ -238,6 +243,25 @@ class Cluster:
                 host.leave_before = self.now + LEAVE_WAIT_S
                 if not host.paused:
                     self._maybe_leave(host)
+
+    def close_link(self, number: int, link: int) -> bool:
+        """Close one of several links of that node; False: it goes on, for it is the last one."""
+        host = self.hosts[number]
+        closed = host.engine is not None and host.wiring is not None and host.wiring.close(link)
+        if closed:
+            self.network.ports[link, number] = None
+        return closed
+
+    def open_link(self, number: int, link: int) -> None:
+        """Open a link again that was closed, at another address."""
+        host = self.hosts[number]
+        assert host.wiring is not None
+        self._give_port(link, number)
+        host.wiring.open(link, self._clock(host))
+
+    def _give_port(self, link: int, number: int) -> None:
+        self._openings += 1
+        self.network.ports[link, number] = self._openings
 
     def block(self, number: int, blocked: bool) -> None:
         """Say that this node's application is too slow to read, or no more."""

@@ -151,6 +151,17 @@ def _link(running: Running, number: str, loss: str) -> None:
     running.cluster.network.lossy[int(number)] = float(loss)
 
 
+def _close(running: Running, node: str, link: str, seconds: str) -> None:
+    """One node closes one of several links, and opens it again at another address."""
+    cluster, host = running.cluster, running.cluster.hosts[int(node)]
+    life = host.life
+    if cluster.close_link(host.number, int(link)):
+        running.later(
+            float(seconds),
+            lambda: cluster.open_link(host.number, int(link)) if host.life == life else None,
+        )
+
+
 def _conditions(running: Running, loss: str, duplication: str, spikes: str) -> None:
     """Shares of all packets that are lost, repeated, and late."""
     running.cluster.network.conditions = Conditions(
@@ -220,6 +231,7 @@ STEPS: Final[Mapping[str, Callable[..., None]]] = {
     "cut": _cut,  # cut FROM TO, one way
     "heal": _heal,  # heal
     "link": _link,  # link NUMBER LOSS
+    "close": _close,  # close NODE LINK SECONDS
     "conditions": _conditions,  # conditions LOSS DUPLICATION SPIKES
     "drop": _rule(Action.DROP),  # drop FRAME [COUNT [FROM [TO]]]
     "repeat": _rule(Action.REPEAT),  # repeat FRAME [COUNT [FROM [TO]]]
@@ -255,9 +267,14 @@ def random_wires(random: Random) -> Wires:
     )
 
 
-def random_link_faults(random: Random, links: int) -> list[Step]:
+def random_link_faults(random: Random, links: int, nodes: int) -> list[Step]:
     """What befalls links of a run that has several: one at a time, mostly."""
     steps = []
+    for _ in range(random.choice([0, 0, 1, 3]) if links > 1 else 0):
+        node, number = str(random.randint(1, nodes)), str(random.randint(1, links))
+        at_s = _time(random, FAULTS_FROM_S, FAULTS_UNTIL_S)
+        closed_s = min(random.choice([0.01, 0.3, 1.5]), FAULTS_UNTIL_S - at_s)
+        steps.append(Step(at_s, ("close", node, number, str(round(closed_s, 4)))))
     for _ in range(random.choice([0, 1, 2, 4]) if links > 1 else 0):
         number, at_s = str(random.randint(1, links)), _time(random, FAULTS_FROM_S, FAULTS_UNTIL_S)
         steps.append(Step(at_s, ("link", number, random.choice(["1", "1", "0.3", "0.05"]))))

@@ -51,6 +51,8 @@ class Link(NamedTuple):
 
     number: int
     host: int
+    port: int = 0
+    """Another one each time the link is opened."""
 
 
 class Action(Enum):
@@ -146,6 +148,8 @@ class Network:
         """Paths that carry nothing, each as (from, to)."""
         self.lossy: dict[int, float] = {}
         """Links that lose packets besides, and which share of them."""
+        self.ports: dict[tuple[int, int], int | None] = {}
+        """By link and host, where a link was closed: None, or the port it has since."""
         self.attacked = False
         """Somebody records packets and sends them again, whole or spoiled; for sealed ones."""
         self.rules: list[Rule] = []
@@ -211,9 +215,10 @@ class Network:
         if burst.destination is None:
             receivers = [host for host in self.inboxes if host != sender]
         else:
-            assert isinstance(burst.destination, Link)
-            receivers = [burst.destination.host]
-        source = Link(link, sender)
+            to = burst.destination
+            assert isinstance(to, Link)
+            receivers = [to.host] if self.ports.get((link, to.host), 0) == to.port else []
+        source = Link(link, sender, self.ports.get((link, sender), 0) or 0)
         for data, shown in zip(burst.packets, seen, strict=True):
             plain, packet = bytes(data), bytes(shown)
             if self.attacked:

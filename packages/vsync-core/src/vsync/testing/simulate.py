@@ -158,7 +158,7 @@ def simulate(seed: int, nodes: int, steps: Sequence[Step] | None = None) -> Outc
     wires = random_wires(Random(f"wires {seed} {nodes}"))
     if steps is None:
         # Of their own dice each, so that what a seed means changes as little as can be.
-        link_faults = random_link_faults(Random(f"links {seed} {nodes}"), wires.links)
+        link_faults = random_link_faults(Random(f"links {seed} {nodes}"), wires.links, nodes)
         faults = random_schedule(Random(f"steps {seed} {nodes}"), nodes)
         steps = sorted([*faults, *link_faults], key=lambda step: step.at_s)
     settings, packet_bytes_max = random_settings(Random(f"settings {seed} {nodes}"))

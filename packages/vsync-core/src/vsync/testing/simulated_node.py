@@ -15,13 +15,8 @@ from pydantic import BaseModel
 
 from vsync.api.keeper import Keeper
 from vsync.api.news import News
-from vsync.api.node import (
-    SEND_QUEUE_BYTES,
-    SERVICE_QUEUE_BYTES,
-    Node,
-    NodeServiceSession,
-    NodeSession,
-)
+from vsync.api.node import SEND_QUEUE_BYTES, SERVICE_QUEUE_BYTES, Node
+from vsync.api.node_session import NodeServiceSession, NodeSession
 from vsync.api.room import Room
 from vsync.api.services import ServiceRunner
 from vsync.engine import Engine

@@ -58,11 +58,33 @@ class Wiring:
             self._links.packet_bytes_max = self.packet_bytes_max
             for number in numbers:
                 self._links.add(number, now)
+        self._station = station
+        self._keys = (keys or KeyRing(KEY)) if wires.sealed else None
         self._guards: dict[int, Guard] = {}
-        if wires.sealed:
-            stamp = Stamp(station.node, station.instance, station.life, 1)
-            keys = keys or KeyRing(KEY)
-            self._guards = {link: Guard(keys, stamp, link=link) for link in numbers}
+        self._openings = 0
+        for link in numbers:
+            self._guard(link)
+
+    def _guard(self, link: int) -> None:
+        """Begin another stream of sealed packets on *link*, if there are seals."""
+        station = self._station
+        if self._keys is not None:
+            self._openings += 1
+            stamp = Stamp(station.node, station.instance, station.life, self._openings)
+            self._guards[link] = Guard(self._keys, stamp, link=link)
+
+    def close(self, link: int) -> bool:
+        """Use *link* no more; False: it is the last one, and goes on."""
+        if self._links is None or link not in self._links.links or len(self._links.links) < 2:
+            return False
+        self._links.remove(link)
+        return True
+
+    def open(self, link: int, now: float) -> None:
+        """Use *link* again, which was closed."""
+        assert self._links is not None
+        self._guard(link)
+        self._links.add(link, now)
 
     def send(self, burst: Burst) -> Iterator[Sending]:
         """What *burst* becomes on the links."""
@@ -90,6 +112,8 @@ class Wiring:
         for arrival in arrivals:
             assert isinstance(arrival.source, Link)
             number = arrival.source.number
+            if self._links is not None and number not in self._links.links:
+                continue  # it is closed
             guard = self._guards.get(number)
             opened = [arrival] if guard is None else guard.open_arrivals([arrival])
             if self._links is not None:

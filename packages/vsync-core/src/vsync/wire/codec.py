@@ -12,6 +12,7 @@ from vsync.wire.data import (
     FRAME_BYTES_MAX,
     PART_OVERHEAD_BYTES,
     PARTS_MAX,
+    SEAL_BYTES,
     Data,
     Own,
     Packets,
@@ -53,7 +54,8 @@ class Codec:
         self._sealer = Sealer(network, node, life)
         self._seal = self._sealer.seal
         self._ring = RingId(0, NodeId(0))
-        self.parts_max = max(1, min(PARTS_MAX, FRAME_BYTES_MAX // packet_bytes_max))
+        carried = FRAME_BYTES_MAX // (packet_bytes_max + SEAL_BYTES)
+        self.parts_max = max(1, min(PARTS_MAX, carried))
         """Parts of this node's frames."""
         self.part_bytes = packet_bytes_max - PART_OVERHEAD_BYTES
         """What each part carries."""

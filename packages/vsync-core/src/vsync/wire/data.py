@@ -68,7 +68,11 @@ PARTS_MAX: Final = 64
 """Parts of a frame, at most: a bitmap of them is one number in the token."""
 
 FRAME_BYTES_MAX: Final = 65_000
-"""About what kernels take and give in one call; with headers and all, a frame is not longer."""
+"""About what kernels take and give in one call; with headers, seals and all, a frame is not longer.
+"""
+
+SEAL_BYTES: Final = 52
+"""What a seal adds to each packet on its way; see ``vsync.seal``."""
 
 CONTENT_BYTES_MAX: Final = 2**16
 """No frame of anybody carries more, whatever the length of his packets."""

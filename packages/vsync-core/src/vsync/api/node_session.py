@@ -1,0 +1,284 @@
+"""Sessions on a node in this process, those of programs and those of services."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio.lowlevel
+
+from vsync.api.news import News
+from vsync.api.services import ServiceSession
+from vsync.api.session import Session
+from vsync.errors import MessageTooLarge, MisuseError, NodeClosed, WouldBlock
+from vsync.events import Event
+from vsync.runtime.driver import MESSAGES_PER_TURN, Submission
+from vsync.runtime.mailbox import Mailbox
+from vsync.runtime.seat import Seat
+from vsync.vocabulary import (
+    Cause,
+    Configuration,
+    GroupKey,
+    Guarantee,
+    Member,
+    MessageId,
+    MessageIds,
+    Priority,
+    SlowPolicy,
+)
+
+if TYPE_CHECKING:
+    from vsync.api.node import Node
+
+SESSION_QUEUE_BYTES: Final = 32 * 2**20
+"""Bytes that may wait for a session before the ring waits for it, unless the caller says else."""
+
+SPILL_BYTES: Final = 2**30
+"""Bytes of a session that may go to disk under ``SlowPolicy.SPILL``, unless the caller says."""
+
+SENDS_ALONE_S: Final = 0.001
+SENDS_ALONE_MAX: Final = 16
+"""Who sends so long after the last time need not let other tasks run first, so often in a row."""
+
+
+class NodeSession(Session):
+    """A session on a node in this process."""
+
+    def __init__(
+        self,
+        node: "Node",
+        name: str,
+        queue_bytes: int,
+        *,
+        slow: SlowPolicy = SlowPolicy.BLOCK,
+        spill_bytes: int = SPILL_BYTES,
+        primary: bool = False,
+        serves: bool = False,
+    ) -> None:
+        super().__init__()
+        node._session_numbers += 1
+        self._node = node
+        self._mailbox = Mailbox(
+            name, queue_bytes, slow=slow, spill_bytes_max=spill_bytes, wants_primary=primary
+        )
+        self._seat = Seat(node._session_numbers, self._mailbox, serves=serves)
+        self._news = News()
+        self._closed = False
+        self._sent_at = float("-inf")
+        self._sent_alone = 0
+        self._giving_way = 0
+
+    async def __aenter__(self) -> "NodeSession":
+        if self._closed or self in self._node._sessions:
+            raise MisuseError("a session is used once; make another with node.session()")
+        self._node._sessions.append(self)
+        try:
+            await self._node._result(self._node._driver.attach(self._seat))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self, cause: Cause = Cause.LEFT) -> None:
+        """End the session: it leaves its groups, for that *cause*. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self in self._node._sessions:
+            self._node._sessions.remove(self)
+        self._node._driver.detach(self._seat, cause)
+        self._mailbox.close()
+        self._news.tell()  # who waits for this session's events is to learn of its end
+
+    def _wake_if_news(self, ended: bool) -> None:
+        """Wake who waits for this session's events, if there are any, or will never be."""
+        if ended or self._mailbox.waiting_bytes or self._mailbox.evicted is not None:
+            self._news.tell()
+
+    @property
+    def member(self) -> Member:
+        return Member(self._node.id, self._seat.session)
+
+    @property
+    def name(self) -> str:
+        """What warnings call it."""
+        return self._mailbox.name
+
+    def would_block(self, priority: Priority) -> WouldBlock | None:
+        """What ``send_nowait`` would raise just now; None if there is room."""
+        try:
+            self._node._rooms[priority].check(0)
+        except WouldBlock as blocked:
+            return blocked
+        return None
+
+    @property
+    def message_bytes_max(self) -> int:
+        return self._node.settings.ring.message_bytes_max
+
+    @property
+    def full_since(self) -> float | None:
+        """Since when (monotonic, seconds) the ring waits for this session; None if it does not."""
+        return self._mailbox.full_since
+
+    async def _take(self) -> Sequence[Event]:
+        driver, mailbox = self._node._driver, self._mailbox
+        await anyio.lowlevel.checkpoint()  # before taking: who is cancelled must have taken nothing
+        while True:
+            ended = driver.ended
+            evicted = mailbox.evicted
+            if self._closed:
+                raise NodeClosed("the session is closed")
+            batch = mailbox.take()
+            if batch:
+                driver.taken(mailbox)
+                return batch
+            if evicted is not None:
+                raise evicted.with_traceback(None)  # it may be raised many times
+            if ended:
+                raise driver.end_error()
+            await self._news.wait()
+
+    async def status(self) -> Mapping[str, Any]:
+        return await self._node.status()
+
+    async def request(self, service: str, body: bytes) -> bytes:
+        return await self._node.request(service, body)
+
+    async def _join(self, groups: Sequence[GroupKey], closed: bool) -> None:
+        driver = self._node._driver
+        await self._node._result(driver.join_groups(self._seat, groups, closed=closed))
+
+    async def _leave(self, groups: Sequence[GroupKey]) -> None:
+        await self._node._result(self._node._driver.leave_groups(self._seat, groups))
+
+    async def _send(
+        self,
+        groups: tuple[GroupKey, ...],
+        payloads: list[bytes],
+        guarantee: Guarantee,
+        priority: Priority,
+    ) -> Sequence[MessageId]:
+        node = self._node
+        self._check(groups, payloads)
+        room = node._rooms[priority]
+        sent: list[MessageIds] = []
+        for part in _parts(payloads, node.send_queue_bytes // 4):
+            await self._give_way()
+            submission = Submission(self._seat.session, groups, part, guarantee, priority)
+            await room.wait(submission.size)
+            self._check_open()
+            sent.append(node._driver.submit(submission))
+        return sent[0] if len(sent) == 1 else [message for ids in sent for message in ids]
+
+    def _send_nowait(
+        self,
+        groups: tuple[GroupKey, ...],
+        payload: bytes,
+        guarantee: Guarantee,
+        priority: Priority,
+    ) -> None:
+        self._check(groups, [payload])
+        submission = Submission(self._seat.session, groups, [payload], guarantee, priority)
+        self._node._rooms[priority].check(submission.size)
+        self._node._driver.submit(submission)
+
+    async def _give_way(self) -> None:
+        """Raise if the caller was cancelled, and let other tasks run first if that is fair.
+
+        To do so always would make a message that is alone wait for a turn of the event loop.
+        """
+        now = self._node._now()
+        alone = (
+            not self._giving_way  # nobody overtakes who called before
+            and now - self._sent_at >= SENDS_ALONE_S
+            and self._sent_alone < SENDS_ALONE_MAX
+        )
+        self._sent_at = now
+        self._sent_alone = self._sent_alone + 1 if alone else 0
+        if alone:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            return
+        self._giving_way += 1
+        try:
+            await anyio.lowlevel.checkpoint()
+        finally:
+            self._giving_way -= 1
+
+    def _check(self, groups: tuple[GroupKey, ...], payloads: list[bytes]) -> None:
+        """Raise if these messages may not be sent."""
+        node = self._node
+        self._check_open()
+        limit = node.settings.ring.message_bytes_max
+        largest = max(map(len, payloads), default=0)
+        if largest > limit:
+            raise MessageTooLarge(largest, limit)
+        node._driver.engine.groups.check_sender(self._seat.session, groups)
+
+    def _check_open(self) -> None:
+        if self._mailbox.evicted is not None:
+            raise self._mailbox.evicted.with_traceback(None)
+        if self._closed:
+            raise NodeClosed("the session is closed")
+
+
+class NodeServiceSession(NodeSession, ServiceSession):
+    """A service's session on a node in this process."""
+
+    def begin(self, service: str, group: GroupKey) -> None:
+        driver = self._node._driver
+        self._node._sessions.append(self)
+        driver.attach(self._seat)
+        driver.join_groups(self._seat, [group], closed=False)
+        driver.expect(service)
+        self._joined[group] = False
+
+    def synchronized(self, service: str, configuration: Configuration) -> None:
+        self._node._driver.synchronized(service, configuration)
+
+    def end(self, service: str, *, failed: bool, decides_primary: bool) -> None:
+        self._node._driver.dismiss(service, decides_primary=decides_primary)
+        self.close(Cause.DIED if failed else Cause.LEFT)
+
+    def set_primary(self, configuration: Configuration, primary: bool, reason: str) -> None:
+        self._node._driver.set_primary(configuration, primary, reason)
+
+    def load(self, service: str) -> bytes | None:
+        return self._node._load_kept(service)
+
+    async def save(self, service: str, data: bytes) -> None:
+        await self._node._keep(service, data)
+
+    @property
+    def decides_primary(self) -> bool:
+        return self._node.decides_primary
+
+    async def primary(self, configuration: Configuration) -> tuple[bool, str]:
+        node = self._node
+        if not self.decides_primary:
+            return True, "no service of this node decides which configuration is primary"
+        while True:
+            decided = node._driver.primary_of(configuration)
+            if decided is not None:
+                return decided
+            if node._driver.ended:
+                raise node._driver.end_error()
+            await node._news.wait()
+
+
+def _parts(payloads: list[bytes], size_max: int) -> Iterator[list[bytes]]:
+    """*payloads* in parts that fit *size_max* together, or are one payload."""
+    if 0 < len(payloads) <= MESSAGES_PER_TURN and sum(map(len, payloads)) <= size_max:
+        yield payloads
+        return
+    part: list[bytes] = []
+    size = 0
+    for payload in payloads:
+        if part and (size + len(payload) > size_max or len(part) == MESSAGES_PER_TURN):
+            yield part
+            part, size = [], 0
+        part.append(payload)
+        size += len(payload)
+    if part:
+        yield part
