@@ -48,8 +48,11 @@ class Machine:
     met: set[NodeId] = field(default_factory=set)
     """With whom it ever was in one configuration, directly or not."""
     took_part: set[Name] = field(default_factory=set)
-    """In these changes, in any life."""
+    """In these changes, in any life, if they were not given up."""
     accepted: set[Name] = field(default_factory=set)
+    """Of these, what it has had on its disk and was not given up."""
+    begun: set[Name] = field(default_factory=set)
+    given_up: set[Name] = field(default_factory=set)
 
     def start(self) -> None:
         self.rekeying = Rekeying(self.node)
@@ -67,7 +70,13 @@ class Machine:
         for notice in notices:
             if isinstance(notice, KeyStep):
                 switch(notice, self.keys)
+                if notice.step is Step.USE:
+                    self.begun.add(notice.name)
                 self.to_do.append(notice)
+        outcomes = rekeying._outcomes.values()
+        self.given_up |= {outcome.name for outcome in outcomes if outcome.given_up}
+        self.accepted -= self.given_up
+        self.took_part -= self.given_up
 
     def hear(self, sender: NodeId, news: KeyNews, members: frozenset[NodeId]) -> None:
         self.rekeying.hear(sender, news, members)
@@ -278,6 +287,10 @@ class Model:
 
     def check(self) -> None:
         machines = list(self.machines.values())
+        begun = set[Name]().union(*(machine.begun for machine in machines))
+        given_up = set[Name]().union(*(machine.given_up for machine in machines))
+        if begun & given_up:
+            raise AssertionError("a change was given up by some and begun by others")
         for one in machines:
             for other in machines:
                 together = one.ring is not None and one.ring is other.ring
