@@ -53,6 +53,9 @@ class Machine:
     """Of these, what it has had on its disk and was not given up."""
     begun: set[Name] = field(default_factory=set)
     given_up: set[Name] = field(default_factory=set)
+    forgot: bool = False
+    """It begins to use a key with strangers, having forgotten in a restart whom it knew: nobody
+    there can remind it, so it leaves those for good. That is a limit of the design."""
 
     def start(self) -> None:
         self.rekeying = Rekeying(self.node)
@@ -72,6 +75,9 @@ class Machine:
                 switch(notice, self.keys)
                 if notice.step is Step.USE:
                     self.begun.add(notice.name)
+                    known = rekeying.known
+                    assert known is not None
+                    self.forgot |= not self.met <= known.members | known.others | {self.node}
                 self.to_do.append(notice)
         outcomes = rekeying._outcomes.values()
         self.given_up |= {outcome.name for outcome in outcomes if outcome.given_up}
@@ -128,6 +134,11 @@ class Model:
     def running(self) -> list[Machine]:
         return [machine for machine in self.machines.values() if machine.ring is not None]
 
+    @property
+    def forgotten(self) -> bool:
+        """Somebody forgot all whom it knew, so nothing is promised any more."""
+        return any(machine.forgot for machine in self.machines.values())
+
     # --- what may happen ------------------------------------------------------------------------
 
     def run(self, events: int) -> None:
@@ -136,6 +147,8 @@ class Model:
         for _ in range(events):
             (kind,) = self.random.choices(kinds, weights)
             kind()
+            if self.forgotten:
+                return
             self.check()
             if self.random.random() < 0.005:
                 disk = self.random.choice(list(self.machines.values())).disk
@@ -305,6 +318,8 @@ class Model:
     def heal(self) -> None:
         """All run, their disks work, and whoever has met somebody finds it again. Then there must
         be one key in the end."""
+        if self.forgotten:
+            return
         self.healing = True
         for machine in self.machines.values():
             machine.disk.failure = ""

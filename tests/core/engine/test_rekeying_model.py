@@ -15,6 +15,7 @@ from vsync.wire import KeyNews
 
 @pytest.mark.parametrize("first", range(0, 160, 20))
 def test_all_read_each_other_at_every_moment_and_have_one_key_in_the_end(first: int) -> None:
+    forgotten = 0
     for seed in range(first, first + 20):
         model = Model(seed)
         try:
@@ -22,6 +23,8 @@ def test_all_read_each_other_at_every_moment_and_have_one_key_in_the_end(first: 
             model.heal()
         except AssertionError as error:
             raise AssertionError(f"seed {seed}: {error}") from error
+        forgotten += model.forgotten
+    assert forgotten <= 2
 
 
 def test_the_seeds_make_changes_that_meet_are_given_up_and_are_made() -> None:
