@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from vsync.engine import Engine, State
 from vsync.engine.groups import EngineOutput, JoinRefused, Settled, SynchronizeLate
-from vsync.engine.rekeying import Step
+from vsync.engine.rekeying import Name, Step
 from vsync.engine.streams import Run
 from vsync.errors import NodeClosed, Undelivered, VsyncError
 from vsync.events import ConfigurationChanged, Delivery, GroupChanged
@@ -389,9 +389,9 @@ class Driver:
         began = self.call(lambda now: self.desk.change_key(news, changing, now))
         return began, changing
 
-    def key_step_done(self, new: bytes, step: Step, failure: str) -> None:
+    def key_step_done(self, name: Name, step: Step, failure: str, used: bytes) -> None:
         """This node has durably done a step of the change of the key; or it cannot."""
-        self.call(lambda now: self.engine.key_step_done(new, step, failure, now))
+        self.call(lambda now: self.engine.key_step_done(name, step, failure, used, now))
 
     def retime(self, drain_s: float, synchronize_s: float) -> None:
         """Have other settings of the node from now on."""
