@@ -10,7 +10,7 @@ import pytest
 
 from vsync.api import keeper as module
 from vsync.api.keeper import Keeper
-from vsync.engine.rekeying import KeyStep, Step
+from vsync.engine.rekeying import KeyStep, Name, Step
 from vsync.errors import MisuseError
 from vsync.key_file import key_ring_of, make_key, read_key, write_key
 from vsync.keys import Key, KeyRing
@@ -30,7 +30,7 @@ class Kept:
         keys = key_ring_of(SecuritySection(key_file=str(self.path)))
         assert keys is not None
         self.keys: KeyRing = keys
-        self.said: list[tuple[bytes, Step, str]] = []
+        self.said: list[tuple[Name, Step, str, bytes]] = []
         self._told = threading.Semaphore(0)
         self.keeper = Keeper(NodeId(1), keys, str(self.path), self._hear)
 
@@ -43,8 +43,8 @@ class Kept:
         body = wrap_key(NEW, OLD)
         self.keeper.do(KeyStep(step, NEW.id, OLD.id, body, may_fail=step is Step.ACCEPT))
         assert self._told.acquire(timeout=10.0), f"nothing came of {step.name}"
-        new, done, failure = self.said[-1]
-        assert (new, done) == (NEW.id, step)
+        name, done, failure, used = self.said[-1]
+        assert (name, done, used) == ((NEW.id, 0), step, self.keys.used.id)
         return failure
 
 
@@ -76,8 +76,12 @@ def test_a_key_that_is_gone_from_memory_is_used_all_the_same(kept: Kept) -> None
 
 
 def test_no_error_ends_the_keeper(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[bytes] = []
+
     def refuse(key_id: bytes) -> None:
-        monkeypatch.undo()
+        refused.append(key_id)
+        if len(refused) == 2:  # at once, and with the disk
+            monkeypatch.undo()
         raise MisuseError("not now")
 
     monkeypatch.setattr(module, "AGAIN_S", 0.01)

@@ -1,11 +1,19 @@
 """The change of a ring's key: whatever happens meanwhile, nobody is left without the right one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from vsync.engine.groups import EngineOutput
-from vsync.engine.rekeying import OUTCOMES_MAX, KeyChangeEnded, KeyStep, Rekeying, Step
+from vsync.engine.rekeying import (
+    CHANGES_MAX,
+    OUTCOMES_MAX,
+    KeyChangeEnded,
+    KeyStep,
+    Rekeying,
+    Step,
+)
 from vsync.errors import MisuseError
 from vsync.keys import Key
 from vsync.testing.cluster import Cluster, Host
@@ -13,6 +21,7 @@ from vsync.testing.network import Conditions
 from vsync.testing.wiring import KEY, Wires
 from vsync.vocabulary import NodeId
 from vsync.wire import KeyNews
+from vsync.wire.rekey import Stand
 
 
 def key(number: int) -> Key:
@@ -361,31 +370,157 @@ A, B = NodeId(1), NodeId(2)
 NEWS = KeyNews(1, b"new!", b"old!", b"body", members=frozenset({A, B}))
 
 
-def test_a_step_is_asked_for_once_and_the_next_when_all_have_said_that_it_is_done() -> None:
-    rekeying = Rekeying(A)
-    rekeying.hear(B, NEWS, (A, B))
-    rekeying.hear(B, NEWS, (A, B))
-    assert [notice.step for notice in rekeying.notices if type(notice) is KeyStep] == [Step.ACCEPT]
+def steps(rekeying: Rekeying) -> list[Step]:
+    """What it was told to do since this was asked last."""
+    asked = [notice.step for notice in rekeying.notices if type(notice) is KeyStep]
     rekeying.notices.clear()
-    rekeying.step_done(b"new!", Step.ACCEPT, "")
-    (mine,) = rekeying.outgoing
-    rekeying.hear(A, mine, (A, B))
-    assert not rekeying.notices
-    rekeying.hear(B, KeyNews(1, b"new!", b"old!", accepted=frozenset({B})), (A, B))
-    assert [notice.step for notice in rekeying.notices if type(notice) is KeyStep] == [Step.USE]
+    return asked
 
 
-def test_who_has_done_the_first_step_must_not_fail_it_in_its_next_life() -> None:
+def heard_of_it(*, accepted: frozenset[NodeId] = frozenset()) -> Rekeying:
+    """Node A, which has just heard from B that the key is being changed."""
     rekeying = Rekeying(A)
-    rekeying.hear(B, KeyNews(1, b"new!", b"old!", b"", NEWS.members, accepted=NEWS.members), (A, B))
+    rekeying.configured((A, B))
+    rekeying.hear(B, replace(NEWS, accepted=accepted), (A, B))
+    return rekeying
+
+
+def accept(rekeying: Rekeying, failure: str = "") -> None:
+    """Let node A have done the first step, and hear itself say so."""
+    rekeying.step_done(NEWS.name, Step.ACCEPT, failure, b"old!", (A, B))
+    mine, rekeying.outgoing = list(rekeying.outgoing), []
+    for news in mine:
+        rekeying.hear(A, news, (A, B))
+
+
+B_HOLDS = replace(NEWS, accepted=frozenset({B}), stand=Stand.HOLDS)
+
+
+def test_a_step_is_asked_for_once_and_the_next_when_all_have_said_that_it_is_done() -> None:
+    rekeying = heard_of_it()
+    rekeying.hear(B, NEWS, (A, B))
+    assert steps(rekeying) == [Step.ACCEPT]
+    accept(rekeying)
+    assert steps(rekeying) == []
+    rekeying.hear(B, B_HOLDS, (A, B))
+    assert steps(rekeying) == [Step.USE]
+
+
+def test_the_key_is_not_used_before_all_have_said_in_this_life_that_they_hold_it() -> None:
+    rekeying = heard_of_it(accepted=NEWS.members)  # in some life
+    accept(rekeying)
+    assert steps(rekeying) == [Step.ACCEPT]
+    assert rekeying.level((A, B)) == Step.ACCEPT
+    assert rekeying.waits_for((A, B)) == [B]
+    rekeying.hear(B, B_HOLDS, (A, B))
+    assert steps(rekeying) == [Step.USE]
+
+
+def test_whoever_is_here_before_the_key_is_used_has_to_accept_it_first() -> None:
+    rekeying = heard_of_it()
+    accept(rekeying)
+    newcomer = NodeId(4)
+    rekeying.hear(B, B_HOLDS, (A, B, newcomer))
+    assert steps(rekeying) == [Step.ACCEPT]
+    rekeying.configured((A, B, newcomer))
+    rekeying.hear(newcomer, replace(B_HOLDS, accepted=frozenset({newcomer})), (A, B, newcomer))
+    (mine,) = rekeying.outgoing
+    rekeying.hear(A, mine, (A, B, newcomer))
+    assert steps(rekeying) == []
+    rekeying.hear(B, B_HOLDS, (A, B, newcomer))
+    assert steps(rekeying) == [Step.USE]
+
+
+def test_a_node_that_cannot_accept_the_key_says_so_and_has_no_part_in_the_change() -> None:
+    rekeying = heard_of_it()
+    assert steps(rekeying) == [Step.ACCEPT]
+    rekeying.step_done(NEWS.name, Step.ACCEPT, "no room", b"old!", (A, B))
+    (mine,) = rekeying.outgoing
+    assert (mine.stand, mine.failure) == (Stand.GIVES_UP, "no room")
+    assert rekeying.notices == [KeyChangeEnded(NEWS.name, "no room")]
+    rekeying.hear(B, B_HOLDS, (A, B))  # it does not know yet
+    assert rekeying.known is None
+
+
+def test_what_one_cannot_accept_is_given_up_when_all_have_said_so() -> None:
+    rekeying = heard_of_it()
+    accept(rekeying)
+    assert steps(rekeying) == [Step.ACCEPT]
+    cannot = replace(NEWS, failure="no room")
+    rekeying.hear(B, cannot, (A, B))
+    assert rekeying.giving_up
+    (mine,) = rekeying.outgoing
+    assert (mine.stand, mine.failure) == (Stand.GIVES_UP, "no room")
+    rekeying.hear(A, mine, (A, B))
+    assert rekeying.waits_for((A, B)) == [B]
+    assert not rekeying.notices
+    rekeying.hear(B, replace(cannot, stand=Stand.GIVES_UP), (A, B))
+    assert rekeying.notices[0] == KeyChangeEnded(NEWS.name, "no room")
+    assert steps(rekeying) == [Step.UNDO]
+    assert rekeying.known is None
+
+
+def test_a_node_that_cannot_accept_a_key_which_others_use_must_try_again() -> None:
+    rekeying = heard_of_it()
+    accept(rekeying, "no room")
+    steps(rekeying)
+    rekeying.hear(B, replace(B_HOLDS, begun=True), (A, B))
     (notice,) = rekeying.notices
     assert isinstance(notice, KeyStep)
-    assert not notice.may_fail
+    assert (notice.step, notice.may_fail) == (Step.ACCEPT, False)
+    assert not rekeying.giving_up
+
+
+def test_who_has_used_the_key_in_a_former_life_does_not_give_it_up() -> None:
+    rekeying = heard_of_it()
+    rekeying.hear(B, replace(B_HOLDS, failure="no room", stand=Stand.GIVES_UP), (A, B))
+    assert rekeying.outgoing == []  # it does not know yet
+    rekeying.step_done(NEWS.name, Step.USE, "", b"new!", (A, B))
+    (mine,) = rekeying.outgoing
+    assert mine.begun
+    assert mine.stand is Stand.HOLDS
+    assert not rekeying.giving_up
+
+
+def test_who_has_begun_to_use_the_key_does_not_give_it_up_whatever_others_say() -> None:
+    rekeying = heard_of_it()
+    accept(rekeying)
+    rekeying.hear(B, B_HOLDS, (A, B))
+    assert steps(rekeying) == [Step.ACCEPT, Step.USE]
+    rekeying.hear(B, replace(B_HOLDS, failure="no room", stand=Stand.GIVES_UP), (A, B))
+    rekeying.hear(B, replace(NEWS, failure="no room", ended=True), (A, B))
+    assert rekeying.known is not None
+    assert steps(rekeying) == []
+    assert not rekeying.giving_up
+
+
+def test_a_newcomer_is_never_the_only_one_who_uses_the_key() -> None:
+    newcomer = NodeId(4)
+    everyone = (A, B, newcomer)
+    rekeying = Rekeying(newcomer)
+    rekeying.configured(everyone)
+    held = replace(NEWS, accepted=frozenset(everyone), stand=Stand.HOLDS, begun=True)
+    for node in (A, B):
+        rekeying.hear(node, held, everyone)
+    rekeying.step_done(NEWS.name, Step.ACCEPT, "", b"old!", everyone)
+    (mine,) = rekeying.outgoing
+    rekeying.hear(newcomer, mine, everyone)
+    assert steps(rekeying) == [Step.ACCEPT]
+    rekeying.hear(A, replace(held, used=frozenset({A})), everyone)
+    assert steps(rekeying) == [Step.USE]
+
+
+def test_the_changes_that_are_met_do_not_fill_the_memory() -> None:
+    rekeying = heard_of_it()
+    for number in range(2, 100):
+        rekeying.hear(B, replace(B_HOLDS, attempt=number), (A, B))
+    assert len(rekeying._rivals) <= CHANGES_MAX
+    assert len(rekeying._stands) <= CHANGES_MAX
 
 
 def test_whoever_asks_about_a_change_that_has_ended_is_told_and_nobody_asks_for_ever() -> None:
     one, other = Rekeying(A), Rekeying(B)
-    one.hear(B, KeyNews(1, b"new!", b"old!", failure="no room"), (A, B))
+    one.hear(B, KeyNews(1, b"new!", b"old!", failure="no room", ended=True), (A, B))
     other.hear(A, NEWS, (A, B))
     other.configured((A, B))
     for _ in range(5):
@@ -402,5 +537,5 @@ def test_whoever_asks_about_a_change_that_has_ended_is_told_and_nobody_asks_for_
 def test_the_ends_of_many_changes_do_not_fill_the_memory() -> None:
     rekeying = Rekeying(A)
     for number in range(100):
-        rekeying.hear(B, KeyNews(number, b"new!", b"old!", failure="no"), (A, B))
+        rekeying.hear(B, KeyNews(number, b"new!", b"old!", ended=True), (A, B))
     assert len(rekeying._outcomes) == OUTCOMES_MAX

@@ -21,6 +21,7 @@ from vsync.wire import (
     network_of,
 )
 from vsync.wire.header import CHECKED_FROM, seal
+from vsync.wire.rekey import Stand
 
 NETWORK = network_of("test")
 PART_AT = 20  # of a part's body: its number, and how many there are, which no checksum covers
@@ -63,7 +64,9 @@ key_news = st.builds(
     new=key_ids.map(lambda key: b"n" + key[1:]),
     old=key_ids.map(lambda key: b"o" + key[1:]),
     body=st.binary(max_size=128),
-    complete=st.booleans(),
+    begun=st.booleans(),
+    ended=st.booleans(),
+    stand=st.sampled_from(Stand),
     failure=st.text(st.characters(codec="utf-8", categories=("L", "N")), max_size=100),
     **dict.fromkeys(("members", "others", "without", "accepted", "used", "dropped"), nodes),
 )

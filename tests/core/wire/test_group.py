@@ -23,6 +23,7 @@ from vsync.wire import (
     parse_control,
 )
 from vsync.wire.group import CAUSES, CONTROL_BYTES_MAX, MEMBERSHIP, MEMBERSHIP_FAST
+from vsync.wire.rekey import Stand
 
 RING = RingId(9, NodeId(2))
 G = GroupKey(b"g" * 32)
@@ -74,10 +75,12 @@ MESSAGES = st.one_of(
                 members=frozenset({NodeId(1), NodeId(2)}),
                 others=frozenset({NodeId(3)}),
                 accepted=frozenset({NodeId(2)}),
+                begun=True,
+                stand=Stand.HOLDS,
                 failure="no",
             ),
             "05 0000000000000006 6e657721 6f6c6421 04 626f6479 0002 00000001 00000002 0001 00000003"
-            "0000 0001 00000002 0000 0000 00 0002 6e6f",
+            "0000 0001 00000002 0000 0000 01 00 01 0002 6e6f",
         ),
     ],
 )

@@ -5,12 +5,13 @@ Beside the key file stand, while a change is under way, ``FILE.next`` with the k
 off anywhere and done again, also by another node that shares the files.
 """
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Protocol
 
 from vsync.engine.rekeying import KeyStep, Step
-from vsync.errors import SettingsError
+from vsync.errors import MisuseError, SettingsError
 from vsync.key_file import next_file, previous_file, read_key, write_key
 from vsync.keys import Key, KeyRing
 from vsync.seal.wrapping import unwrap_key
@@ -103,15 +104,30 @@ class KeyFiles:
             os.close(directory)
 
 
-def do_step(step: KeyStep, keys: KeyRing, store: KeyStore) -> None:
+def switch(step: KeyStep, keys: KeyRing) -> None:
+    """Seal with the new key from here on, if *step* says so: at its place in the ring's order,
+    where all who are there accept it.
+
+    What is on disk follows. Who restarts before that seals with the old key once more, and all
+    accept that one until all have the new one on disk.
+    """
+    if step.step is Step.USE:
+        with contextlib.suppress(MisuseError):  # gone from memory; it is read from disk soon
+            keys.use(step.new)
+
+
+def do_step(step: KeyStep, keys: KeyRing, store: KeyStore) -> Step:
     """Do one step of a change of the key, durably first, and then in *keys*.
 
+    What is done in the end: a node that accepts a key may have used it already, in a former life.
     Raises SettingsError, a sentence that says why it cannot be done; then it may be tried again.
     """
     match step.step:
         case Step.ACCEPT:
             keys.accept(_accept(step, keys, store))
             keys.needed = frozenset({step.new, step.old})
+            if keys.used.id == store.load_used().id == step.new:
+                return Step.USE
         case Step.USE:
             if store.load_used().id != step.new:
                 key, coming = keys.find(step.new), store.load_next()
@@ -135,6 +151,7 @@ def do_step(step: KeyStep, keys: KeyRing, store: KeyStore) -> None:
                 if step.body:  # else somebody has put it there, who may want it again
                     store.forget_next(step.new)
                 keys.drop(step.new)
+    return step.step
 
 
 def broken_off(key: Key) -> str:

@@ -16,6 +16,7 @@ STEPS = {
     "accept": "accept the new key",
     "use": "use the new key",
     "drop": "drop the old key",
+    "give up": "give the new key up",
 }
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
-from vsync.engine.rekeying import KeyStep, Step
+from vsync.engine.rekeying import KeyStep, Name, Step
 from vsync.errors import MisuseError, SettingsError, VsyncError
-from vsync.key_change import KeyFiles, do_step
+from vsync.key_change import KeyFiles, do_step, switch
 from vsync.key_file import make_key
 from vsync.keys import KeyRing
 from vsync.seal.wrapping import wrap_key
@@ -34,7 +34,8 @@ NO_KEY: Final = (
 class Keeper:
     """Does the steps of changes of the key, one after the other.
 
-    *done* is called, in its own thread, with the key's id, the step and why it failed.
+    *done* is called, in its own thread, with the change's name, what is done, why it failed
+    and the id of the key that seals.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Keeper:
         node: NodeId,
         keys: KeyRing | None,
         key_file: str | None,
-        done: Callable[[bytes, Step, str], None],
+        done: Callable[[Name, Step, str, bytes], None],
     ) -> None:
         self._node = node
         self._keys = keys
@@ -55,7 +56,9 @@ class Keeper:
         """What has to be done and cannot be, at the moment."""
 
     def do(self, step: KeyStep) -> None:
-        """Do a step soon; called in the ring's thread."""
+        """Do a step: in memory at once, and on disk soon; called in the ring's thread."""
+        if self._keys is not None:
+            switch(step, self._keys)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="vsync keys", daemon=True)
             self._thread.start()
@@ -70,30 +73,31 @@ class Keeper:
 
     def _run(self) -> None:
         while (step := self._steps.get()) is not None and not self._ended.is_set():
-            failure = self._try(step)
+            done, failure = self._try(step)
             while failure and not step.may_fail:
                 self.trouble = failure
                 logger.error("node %d: %s; it is tried again", self._node, failure)
                 if self._ended.wait(AGAIN_S):
                     return
-                failure = self._try(step)
+                done, failure = self._try(step)
             self.trouble = ""
             if step.step is not Step.UNDO:
-                self._done(step.new, step.step, failure)
+                used = b"" if self._keys is None else self._keys.used.id
+                self._done(step.name, done, failure, used)
 
-    def _try(self, step: KeyStep) -> str:
+    def _try(self, step: KeyStep) -> tuple[Step, str]:
+        """What is done now; or why it cannot be."""
         if self._keys is None or self._files is None:
-            return f"node {self._node} has no key_file in [security]"
+            return step.step, f"node {self._node} has no key_file in [security]"
         if self._keys.kept and step.step is Step.ACCEPT:
-            return (
+            return step.step, (
                 f"node {self._node} has accepted_key_files in [security]: its keys are being "
                 "changed by hand; take that out, use `vsync reload` there, and try again"
             )
         try:
-            do_step(step, self._keys, self._files)
+            return do_step(step, self._keys, self._files), ""
         except (VsyncError, OSError) as error:
-            return f"node {self._node}: {error}"
-        return ""
+            return step.step, f"node {self._node}: {error}"
 
     # --- a change that begins here --------------------------------------------------------------
 

@@ -105,7 +105,6 @@ class Node:
         cannot be, and gives what is to be called when they are."""
         self._opened_at = time.monotonic()
         self._news = News()
-        self._caller = Caller()
         self._sessions: list[NodeSession] = []
         self._session_numbers = 0
         self._services: dict[str, ServiceRunner] = {}
@@ -128,6 +127,7 @@ class Node:
         for kind, service_settings in services:
             session = NodeServiceSession(self, kind.NAME, SERVICE_QUEUE_BYTES, serves=True)
             self._services[kind.NAME] = ServiceRunner(kind, service_settings, session)
+        self._caller = Caller(self._notice)
 
     def _make_driver(self, settings: NodeSettings, trace: Path | None) -> Driver:
         kind, transport_settings = transport_of(settings)
@@ -417,7 +417,7 @@ class Node:
 
     def _notified(self) -> None:
         """There is news; called in whichever thread runs the engine."""
-        self._caller.call(self._notice)
+        self._caller.call()
 
     def _notice(self) -> None:
         """Wake whoever waits for news, once for all that there is."""
@@ -473,6 +473,7 @@ class Node:
         await anyio.to_thread.run_sync(self._store.save_service, service, data)
 
     def _release(self) -> None:
+        self._caller.close()
         self._store.close()
 
 

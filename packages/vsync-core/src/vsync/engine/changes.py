@@ -11,8 +11,9 @@ from vsync.engine.agreement import Agreement, fixed
 from vsync.engine.groups import EngineOutput, RingNews, SettingsChanged, SettingsWishEnded
 from vsync.engine.rekeying import KeyChangeEnded, KeyStep, Rekeying
 from vsync.errors import MisuseError
+from vsync.events import ConfigurationChanged
 from vsync.settings import RingSettings
-from vsync.vocabulary import NodeId, RingId
+from vsync.vocabulary import Configuration, Kind, NodeId, RingId
 from vsync.wire.group import ControlMessage
 from vsync.wire.rekey import KeyNews
 from vsync.wire.terms import NO_BASE, REVISION_MAX, ChangeTerms, Terms
@@ -40,6 +41,8 @@ class RingChanges:
         self._wish_sent = False
         self._passed_on: tuple[RingId, Terms] | None = None
         """What was passed on and has not come to its place in the order."""
+        self._left: list[NodeId] = []
+        """Who has left since the last regular configuration."""
 
     # --- what this node wants -------------------------------------------------------------------
 
@@ -97,6 +100,8 @@ class RingChanges:
         out: list[EngineOutput] = []
         for event in events:
             if type(event) is not RingNews:
+                if isinstance(event, ConfigurationChanged):
+                    self._follow(event.configuration)
                 out.append(event)  # type: ignore[arg-type]  # mypy does not narrow by type()
             elif isinstance(event.message, KeyNews):
                 self.rekeying.hear(event.sender, event.message, members)
@@ -104,6 +109,13 @@ class RingChanges:
                 self._change_terms(event.sender, event.message, event, out)
         self.collect()
         return out
+
+    def _follow(self, configuration: Configuration) -> None:
+        """What is said after this place is said in another configuration."""
+        self._left += configuration.left
+        if configuration.kind is Kind.REGULAR:
+            self.rekeying.configured(configuration.members, self._left)
+            self._left.clear()
 
     def collect(self) -> None:
         """Take over what ``rekeying`` has to say."""

@@ -29,7 +29,7 @@ from vsync.engine.groups import (
     events_of,
 )
 from vsync.engine.membership import Membership
-from vsync.engine.rekeying import Step
+from vsync.engine.rekeying import Name, Step
 from vsync.engine.state import State, Trigger
 from vsync.engine.store import RingStore
 from vsync.engine.timers import Timer
@@ -382,9 +382,12 @@ class Engine(Membership):
         self.changes.rekeying.say(replace(news, members=news.members | present))
         self._pursue_changes(now)
 
-    def key_step_done(self, new: bytes, step: Step, failure: str, now: float) -> None:
-        """A ``KeyStep`` is durably done; or it could not be, for the reason *failure*."""
-        self.changes.rekeying.step_done(new, step, failure)
+    def key_step_done(self, name: Name, step: Step, failure: str, used: bytes, now: float) -> None:
+        """That *step* of a change is durably done; or it could not be, for the reason *failure*.
+
+        *used* is the id of the key that this node seals with.
+        """
+        self.changes.rekeying.step_done(name, step, failure, used, self._members)
         self._pursue_changes(now)
 
     def _pursue_changes(self, now: float) -> None:
@@ -457,7 +460,9 @@ class Engine(Membership):
             self._settled_id = ""
             self._synchronizing.clear()
             self._timers.stop(Timer.SYNCHRONIZE)
-            self._introduce_changes(events)
+            assert self.groups.ring is not None
+            # In a new configuration, before all else, to those who may not know.
+            self.groups.outgoing[:0] = self.changes.announcements(self.groups.ring)
         if Settled in kinds and self.groups.settled:  # and no other configuration after it
             assert self.configuration is not None
             self._settled_id = self.configuration.id
@@ -471,18 +476,6 @@ class Engine(Membership):
             self._open_lanes()
             if self._packer.may_send:
                 self._want_token(now)
-
-    def _introduce_changes(self, events: Sequence[EngineOutput]) -> None:
-        """In a new configuration, tell of changes those who may not know, before all else."""
-        left = [
-            node
-            for event in events
-            if type(event) is ConfigurationChanged
-            for node in event.configuration.left
-        ]
-        assert self.groups.ring is not None
-        self.groups.outgoing[:0] = self.changes.announcements(self.groups.ring)
-        self.changes.rekeying.configured(self._members, left)
 
     # --- observables ----------------------------------------------------------------------------
 

@@ -24,6 +24,9 @@ Change: TypeAlias = SettingsChanged | SettingsDiffer | SettingsWishEnded | KeySt
 DOING = {Step.UNDO: "accept", Step.ACCEPT: "use", Step.USE: "drop", Step.DROP: "drop"}
 """What is being done, by what all have done."""
 
+GIVE_UP = "give up"
+"""What is being done if the change is to be given up."""
+
 
 class RingDesk:
     """Whoever wants the ring to change waits here. *tell* is given what the node has to see."""
@@ -107,7 +110,7 @@ class RingDesk:
             "key_change": {
                 "old": known.old.hex(),
                 "new": known.new.hex(),
-                "step": DOING[rekeying.level(engine.members)],
+                "step": GIVE_UP if rekeying.giving_up else DOING[rekeying.level(engine.members)],
                 "waits_for": list(rekeying.waits_for(engine.members)),
                 "without": sorted(known.without),
             }

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from vsync.engine import Engine, State
 from vsync.engine.groups import EngineOutput, JoinRefused, Settled, SynchronizeLate
-from vsync.engine.rekeying import Step
+from vsync.engine.rekeying import Name, Step
 from vsync.engine.streams import Run
 from vsync.errors import NodeClosed, Undelivered, VsyncError
 from vsync.events import ConfigurationChanged, Delivery, GroupChanged
@@ -32,6 +32,7 @@ from vsync.runtime.mailbox import Mailbox
 from vsync.runtime.seat import Route, Seat
 from vsync.runtime.turn import Turn
 from vsync.settings import RingSettings
+from vsync.timer import Timer
 from vsync.trace import TraceWriter, digest, view_fields
 from vsync.transport import Transport
 from vsync.vocabulary import (
@@ -64,6 +65,11 @@ SUBMISSION_MESSAGES: Final = 3
 
 MESSAGE_BYTES: Final = 64
 """About what a waiting message takes besides its payload."""
+
+ALARM_MIN_S: Final = 1e-6
+
+SOON_S: Final = 0.01
+"""An alarm that nobody needs any more is left alone, unless it is so near."""
 
 INFINITY: Final = float("inf")
 
@@ -140,6 +146,10 @@ class Driver:
         self._wake_sender.setblocking(False)
         self._turn = Turn()
         self._waits_until = 0.0
+        """When the ring's thread takes its next turn, if nothing happens before."""
+        self._alarm = Timer()
+        """Wakes it before that."""
+        self._alarm_at = INFINITY
         self._awake = False
         self._news = False
         self._room_wanted: dict[Priority, int] = {}
@@ -379,9 +389,9 @@ class Driver:
         began = self.call(lambda now: self.desk.change_key(news, changing, now))
         return began, changing
 
-    def key_step_done(self, new: bytes, step: Step, failure: str) -> None:
+    def key_step_done(self, name: Name, step: Step, failure: str, used: bytes) -> None:
         """This node has durably done a step of the change of the key; or it cannot."""
-        self.call(lambda now: self.engine.key_step_done(new, step, failure, now))
+        self.call(lambda now: self.engine.key_step_done(name, step, failure, used, now))
 
     def retime(self, drain_s: float, synchronize_s: float) -> None:
         """Have other settings of the node from now on."""
@@ -404,11 +414,20 @@ class Driver:
 
     def _accept_here(self) -> None:
         """Let the engine have what was submitted, in this thread: a turn of its own."""
-        self._accept_waiting(self._clock())
+        now = self._clock()
+        self._accept_waiting(now)
         self._let_out()
-        deadline = self.engine.poll_timeout()
-        if self.to_do or (deadline is not None and deadline < self._waits_until):
+        if self.to_do:
             self._wake()
+        deadline = self.engine.poll_timeout()
+        wanted = INFINITY if deadline is None or deadline >= self._waits_until else deadline
+        if wanted < self._alarm_at or self._alarm_at < now + SOON_S:
+            self._set_alarm(wanted, now)
+
+    def _set_alarm(self, wanted: float, now: float) -> None:
+        """Have the ring's thread woken when it is time, rather than now, to wait less long."""
+        self._alarm_at = wanted
+        self._alarm.set(0 if wanted == INFINITY else max(ALARM_MIN_S, wanted - now))
 
     # --- in the ring's thread -------------------------------------------------------------------
 
@@ -427,8 +446,9 @@ class Driver:
     def _loop(self) -> None:
         engine, transport, clock = self.engine, self._transport, self._clock
         wake = self._wake_receiver.fileno()
+        self._alarm.open()
         with selectors.DefaultSelector() as selector:
-            for descriptor in (wake, *transport.descriptors()):
+            for descriptor in (wake, self._alarm.descriptor, *transport.descriptors()):
                 selector.register(descriptor, selectors.EVENT_READ)
             engine.start(clock())
             self._let_out()
@@ -466,6 +486,8 @@ class Driver:
         if self._closing_by is not None:
             deadline = self._closing_by if deadline is None else min(deadline, self._closing_by)
         self._waits_until = INFINITY if deadline is None else deadline
+        if self._alarm_at < INFINITY:
+            self._set_alarm(INFINITY, 0.0)
         if self.to_do:
             return 0
         return None if deadline is None else max(0.0, deadline - self._clock())
@@ -725,6 +747,7 @@ class Driver:
         finally:
             self._wake_receiver.close()
             self._wake_sender.close()
+            self._alarm.close()
             self.ended = True
             self._news = False
             self._tell()

@@ -24,7 +24,7 @@ from vsync.engine.groups import EngineOutput, events_of
 from vsync.engine.rekeying import KeyStep, Step
 from vsync.errors import SettingsError, VsyncError
 from vsync.events import ConfigurationChanged, Delivery, GroupChanged
-from vsync.key_change import do_step
+from vsync.key_change import do_step, switch
 from vsync.keys import Key, KeyRing
 from vsync.seal.wrapping import wrap_key
 from vsync.settings import RingSettings
@@ -367,16 +367,16 @@ class Cluster:
 
     def _do_key_step(self, host: Host, engine: Engine, now: float) -> None:
         _, step = host.key_steps.popleft()
-        failure = ""
+        done, failure = step.step, ""
         try:
-            do_step(step, host.keys, host.disk)
+            done = do_step(step, host.keys, host.disk)
         except SettingsError as error:
             if not step.may_fail:  # it is tried until it works
                 self._begin_key_step(host, step)
                 return
             failure = str(error)
         if step.step is not Step.UNDO:
-            engine.key_step_done(step.new, step.step, failure, now)
+            engine.key_step_done(step.name, done, failure, host.keys.used.id, now)
 
     def _begin_key_step(self, host: Host, step: KeyStep) -> None:
         last = host.key_steps[-1][0] if host.key_steps else self.now
@@ -520,6 +520,7 @@ class Cluster:
         outputs = engine.take_runs()
         for output in outputs:
             if type(output) is KeyStep:
+                switch(output, host.keys)
                 self._begin_key_step(host, output)
         self._tell(host, outputs)
         self._send(host, engine)

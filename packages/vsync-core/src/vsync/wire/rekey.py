@@ -1,11 +1,12 @@
 """Rekey: what the nodes of a ring tell each other while its key is changed.
 
-Everything in it is a fact that stays true: who has to take part, and who has durably done which
-step. So facts may come late, twice, or from before and after a configuration change; whoever hears
-them adds them to what it knows.
+Everything in it but *stand* is a fact that stays true: who has to take part, and who has durably
+done which step. So facts may come late, twice, or from before and after a configuration change;
+whoever hears them adds them to what it knows.
 """
 
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Any, Final
 
 from construct import (
@@ -43,9 +44,19 @@ REKEY = Struct(
     "accepted" / _NODES,  # have the new key on disk, and accept it
     "used" / _NODES,  # seal with it, and will after a restart
     "dropped" / _NODES,  # accept the old one no more
-    "complete" / Flag,  # all have done all
-    "failure" / PascalString(Int16ub, "utf8"),  # why it was given up; empty: it was not
+    "begun" / Flag,  # somebody seals with it: from here on it is not given up
+    "ended" / Flag,  # all have done all; or, if nobody has begun, all have given it up
+    "stand" / Int8ub,  # what the sender stands for in this configuration and life
+    "failure" / PascalString(Int16ub, "utf8"),  # why it is to be given up; empty: it is not
 )
+
+
+class Stand(IntEnum):
+    """What the sender stands for."""
+
+    TELLS = 0  #: it passes on what it knows
+    HOLDS = 1  #: it has accepted the new key, and may come to seal with it
+    GIVES_UP = 2  #: it will not seal with it, unless it learns that somebody does
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +73,20 @@ class KeyNews:
     accepted: frozenset[NodeId] = frozenset()
     used: frozenset[NodeId] = frozenset()
     dropped: frozenset[NodeId] = frozenset()
-    complete: bool = False
+    begun: bool = False
+    ended: bool = False
+    stand: Stand = Stand.TELLS
     failure: str = ""
+
+    @property
+    def given_up_by_some(self) -> bool:
+        """Somebody wants to give it up, and it is not too late for that."""
+        return bool(self.failure) and not self.begun
+
+    @property
+    def given_up(self) -> bool:
+        """It has ended, and nobody ever sealed with its key."""
+        return self.ended and not self.begun
 
     @property
     def name(self) -> tuple[bytes, int]:
@@ -82,7 +105,8 @@ class KeyNews:
             accepted=self.accepted | news.accepted,
             used=self.used | news.used,
             dropped=self.dropped | news.dropped,
-            complete=self.complete or news.complete,
+            begun=self.begun or news.begun,
+            ended=self.ended or news.ended,
             failure=self.failure or news.failure,
         )
 
@@ -104,7 +128,9 @@ def raw_key_news(news: KeyNews) -> dict[str, Any]:
         "old": news.old,
         "body": news.body,
         **{name: sorted(getattr(news, name)) for name in _SETS},
-        "complete": news.complete,
+        "begun": news.begun,
+        "ended": news.ended,
+        "stand": news.stand,
         "failure": news.failure,
     }
 
@@ -115,6 +141,8 @@ def read_key_news(raw: Any) -> KeyNews:
         raise MalformedPacket("malformed", "a change of the key makes no sense")
     if len(raw.failure.encode()) > REASON_BYTES_MAX or not raw.failure.isprintable():
         raise MalformedPacket("malformed", "a change of the key failed for no readable reason")
+    if raw.stand > Stand.GIVES_UP:
+        raise MalformedPacket("malformed", "a change of the key is said for no known purpose")
     sets: dict[str, frozenset[NodeId]] = {}
     for name in _SETS:
         listed = getattr(raw, name)
@@ -126,7 +154,9 @@ def read_key_news(raw: Any) -> KeyNews:
         new=raw.new,
         old=raw.old,
         body=bytes(raw.body),
-        complete=raw.complete,
+        begun=raw.begun,
+        ended=raw.ended,
+        stand=Stand(raw.stand),
         failure=raw.failure,
         **sets,
     )
