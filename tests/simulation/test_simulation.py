@@ -11,7 +11,7 @@ from vsync.engine import Engine
 from vsync.engine.log import Log
 from vsync.errors import MisuseError
 from vsync.testing import simulate as module
-from vsync.testing.faults import STEPS, Step, random_link_faults, random_schedule
+from vsync.testing.faults import STEPS, Step, random_changes, random_link_faults, random_schedule
 from vsync.testing.properties import check_files
 from vsync.testing.simulate import main, nodes_of, run_seeds, shrink, simulate
 
@@ -52,6 +52,7 @@ def test_a_seed_gives_the_same_schedule_always_and_others_give_others() -> None:
 def test_every_kind_of_step_comes_up() -> None:
     met = {step.words[0] for seed in range(100) for step in random_schedule(Random(seed), 5)}
     met |= {step.words[0] for seed in range(10) for step in random_link_faults(Random(seed), 2, 3)}
+    met |= {step.words[0] for seed in range(10) for step in random_changes(Random(seed), 3)}
     assert met == set(STEPS) - {"resume", "release"}  # those belong to pause and block
 
 

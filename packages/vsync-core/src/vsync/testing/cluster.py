@@ -343,6 +343,11 @@ class Cluster:
         """End a session of this node; it leaves all its groups."""
         self._command(number, lambda engine, now: engine.close_session(session, cause, now))
 
+    @property
+    def sealed(self) -> bool:
+        """Whether the ring has a key."""
+        return self._wires.sealed
+
     # --- changes of the ring --------------------------------------------------------------------
 
     def change_settings(self, number: int, settings: RingSettings) -> None:

@@ -5,11 +5,13 @@ down. Each step is one line of text, ``1.250 pause 3 0.4``; ``STEPS`` has what t
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from random import Random
 from typing import Final, NamedTuple, Self
 
 from vsync.errors import MisuseError
+from vsync.keys import Key
 from vsync.links import Mode
 from vsync.settings import RingSettings
 from vsync.testing.cluster import Cluster
@@ -187,6 +189,33 @@ def _rule(action: Action) -> Callable[..., None]:
     return add
 
 
+def _is_whole(cluster: Cluster, node: str) -> bool:
+    """Whether that node is on a ring with all others: else a change that is begun there leaves
+    behind those whom it has forgotten in a restart, as it may."""
+    engine = cluster.hosts[int(node)].engine
+    every = {host.node for host in cluster.hosts.values()}
+    return engine is not None and set(engine.members) == every
+
+
+def _rotate(running: Running, node: str) -> None:
+    """Change the ring's key, where it has one."""
+    cluster = running.cluster
+    if cluster.sealed and _is_whole(cluster, node):
+        new = Key(Random(f"rotate {node} {cluster.now}").randbytes(32))
+        with suppress(MisuseError):  # it is being changed already
+            cluster.change_key(int(node), new)
+
+
+def _reload(running: Running, node: str, window_packets: str) -> None:
+    """Change the settings of the whole ring."""
+    cluster = running.cluster
+    engine = cluster.hosts[int(node)].engine
+    if engine is not None and _is_whole(cluster, node):
+        new = engine.agreement.settings.model_copy(update={"window_packets": int(window_packets)})
+        with suppress(MisuseError):
+            cluster.change_settings(int(node), new)
+
+
 def _send(
     running: Running,
     node: str,
@@ -236,6 +265,8 @@ STEPS: Final[Mapping[str, Callable[..., None]]] = {
     "drop": _rule(Action.DROP),  # drop FRAME [COUNT [FROM [TO]]]
     "repeat": _rule(Action.REPEAT),  # repeat FRAME [COUNT [FROM [TO]]]
     "delay": _rule(Action.DELAY),  # delay FRAME [COUNT [FROM [TO]]]
+    "rotate": _rotate,  # rotate NODE: change the ring's key
+    "reload": _reload,  # reload NODE PACKETS: change the ring's window
     "join": _join,  # join NODE SESSION GROUP [closed]
     "quit": _quit,  # quit NODE SESSION GROUP
     "die": _die,  # die NODE SESSION: its process, not the node
@@ -280,6 +311,23 @@ def random_link_faults(random: Random, links: int, nodes: int) -> list[Step]:
         steps.append(Step(at_s, ("link", number, random.choice(["1", "1", "0.3", "0.05"]))))
         end_s = min(at_s + random.choice([0.05, 0.5, 1.5]), FAULTS_UNTIL_S)
         steps.append(Step(round(end_s, 4), ("link", number, "0")))
+    return steps
+
+
+def random_changes(random: Random, nodes: int) -> list[Step]:
+    """Changes of the ring's key and settings while it is ill-treated."""
+    steps = []
+    for _ in range(random.choice([0, 0, 1, 2, 4])):
+        at_s = _time(random, FAULTS_FROM_S, FAULTS_UNTIL_S)
+        words = random.choice(
+            [
+                ("rotate", _node(random, nodes)),
+                ("reload", _node(random, nodes), str(random.choice([8, 60, 1000]))),
+            ]
+        )
+        steps.append(Step(at_s, words))
+        if random.random() < 0.3:  # at once, elsewhere
+            steps.append(Step(at_s, (words[0], _node(random, nodes), *words[2:])))
     return steps
 
 

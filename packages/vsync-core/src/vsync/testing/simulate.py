@@ -25,12 +25,13 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from vsync.testing.cluster import Cluster, Line
+from vsync.testing.cluster import Cluster, Host, Line
 from vsync.testing.faults import (
     FAULTS_UNTIL_S,
     Running,
     Step,
     do,
+    random_changes,
     random_link_faults,
     random_schedule,
     random_settings,
@@ -59,13 +60,18 @@ SHRINK_RUNS: Final = 250
 LINES_BEFORE: Final = 14
 LINES_AFTER: Final = 2
 
+CHANGES: Final = {"rotate", "reload"}
+CHANGES_MOST_S: Final = 30.0
+"""How long a change of the key or of settings may take once all nodes are together."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """One thing that went wrong in a run."""
 
     property: str
-    """Its number; for what is none: ``exception``, ``settling``, ``prompt`` or ``repair``."""
+    """Its number; for what is none: ``exception``, ``settling``, ``prompt``, ``repair`` or
+    ``change``."""
     text: str
     line: int | None = None
     """Which line of the trace shows it."""
@@ -160,7 +166,8 @@ def simulate(seed: int, nodes: int, steps: Sequence[Step] | None = None) -> Outc
         # Of their own dice each, so that what a seed means changes as little as can be.
         link_faults = random_link_faults(Random(f"links {seed} {nodes}"), wires.links, nodes)
         faults = random_schedule(Random(f"steps {seed} {nodes}"), nodes)
-        steps = sorted([*faults, *link_faults], key=lambda step: step.at_s)
+        changes = random_changes(Random(f"changes {seed} {nodes}"), nodes)
+        steps = sorted([*faults, *link_faults, *changes], key=lambda step: step.at_s)
     settings, packet_bytes_max = random_settings(Random(f"settings {seed} {nodes}"))
     cluster = Cluster(
         nodes, seed, settings=settings, packet_bytes_max=packet_bytes_max, wires=wires
@@ -169,6 +176,8 @@ def simulate(seed: int, nodes: int, steps: Sequence[Step] | None = None) -> Outc
     try:
         _play(cluster, steps)
         failures += _end(cluster)
+        if not failures and any(step.words[0] in CHANGES for step in steps):
+            failures += _end_changes(cluster)
     except Exception as error:  # whatever it is, it must not end the search for others
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno} in {place.name}"
@@ -249,6 +258,31 @@ def _end(cluster: Cluster) -> Iterator[Failure]:
                 )
     yield from _repair(cluster)
     cluster.settle()
+
+
+def _end_changes(cluster: Cluster) -> Iterator[Failure]:
+    """Once all are there again, changes of the key and of settings are over, the same for all."""
+    cluster.start()
+    end = cluster.now + CHANGES_MOST_S
+    while True:
+        settled = cluster.settle(SETTLE_MOST_S)
+        standing = {host.number: _changed(host) for host in cluster.hosts.values()}
+        agreed = len(set(standing.values())) == 1 and "" not in standing.values()
+        if settled and agreed:
+            return
+        if cluster.now >= end:
+            break
+    told = "; ".join(f"node {number}: {said or 'changes'}" for number, said in standing.items())
+    yield Failure(property="change", text=f"changes did not come to an end: {told}")
+
+
+def _changed(host: Host) -> str:
+    """What the changes of a ring have come to at a node; empty if it does not know yet."""
+    engine = host.engine
+    if engine is None or engine.changes.rekeying.known is not None:
+        return ""
+    members = ",".join(map(str, engine.members))
+    return f"key {host.keys.used}, window {engine.agreement.settings.window_packets}, on {members}"
 
 
 def _repair(cluster: Cluster) -> Iterator[Failure]:
