@@ -9,6 +9,7 @@ import pytest
 
 from vsync.engine import Engine
 from vsync.engine.log import Log
+from vsync.engine.rekeying import Rekeying
 from vsync.errors import MisuseError
 from vsync.testing import simulate as module
 from vsync.testing.faults import STEPS, Step, random_changes, random_link_faults, random_schedule
@@ -94,6 +95,13 @@ def test_a_failing_seed_is_cut_down_and_told(
     directory = shorter.write_trace(tmp_path)
     report = check_files(sorted(directory.glob("*.jsonl")))
     assert shorter.failures[0].property in {breach.property for breach in report.violations}
+
+
+def test_a_change_of_the_key_that_never_ends_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rekeying, "step_done", lambda *arguments: None)
+    outcome = next(outcome for seed in range(20) if not (outcome := simulate(seed, 3)).holds)
+    assert any(step.words[0] == "rotate" for step in outcome.steps)
+    assert "changes did not come to an end: node 1: changes;" in str(outcome.failures[0])
 
 
 def test_an_exception_in_an_engine_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
