@@ -32,7 +32,6 @@ from vsync.runtime.mailbox import Mailbox
 from vsync.runtime.seat import Route, Seat
 from vsync.runtime.turn import Turn
 from vsync.settings import RingSettings
-from vsync.timer import Timer
 from vsync.trace import TraceWriter, digest, view_fields
 from vsync.transport import Transport
 from vsync.vocabulary import (
@@ -65,11 +64,6 @@ SUBMISSION_MESSAGES: Final = 3
 
 MESSAGE_BYTES: Final = 64
 """About what a waiting message takes besides its payload."""
-
-ALARM_MIN_S: Final = 1e-6
-
-SOON_S: Final = 0.01
-"""An alarm that nobody needs any more is left alone, unless it is so near."""
 
 INFINITY: Final = float("inf")
 
@@ -147,9 +141,6 @@ class Driver:
         self._turn = Turn()
         self._waits_until = 0.0
         """When the ring's thread takes its next turn, if nothing happens before."""
-        self._alarm = Timer()
-        """Wakes it before that."""
-        self._alarm_at = INFINITY
         self._awake = False
         self._news = False
         self._room_wanted: dict[Priority, int] = {}
@@ -414,20 +405,11 @@ class Driver:
 
     def _accept_here(self) -> None:
         """Let the engine have what was submitted, in this thread: a turn of its own."""
-        now = self._clock()
-        self._accept_waiting(now)
+        self._accept_waiting(self._clock())
         self._let_out()
-        if self.to_do:
-            self._wake()
         deadline = self.engine.poll_timeout()
-        wanted = INFINITY if deadline is None or deadline >= self._waits_until else deadline
-        if wanted < self._alarm_at or self._alarm_at < now + SOON_S:
-            self._set_alarm(wanted, now)
-
-    def _set_alarm(self, wanted: float, now: float) -> None:
-        """Have the ring's thread woken when it is time, rather than now, to wait less long."""
-        self._alarm_at = wanted
-        self._alarm.set(0 if wanted == INFINITY else max(ALARM_MIN_S, wanted - now))
+        if self.to_do or (deadline is not None and deadline < self._waits_until):
+            self._wake()
 
     # --- in the ring's thread -------------------------------------------------------------------
 
@@ -446,9 +428,8 @@ class Driver:
     def _loop(self) -> None:
         engine, transport, clock = self.engine, self._transport, self._clock
         wake = self._wake_receiver.fileno()
-        self._alarm.open()
         with selectors.DefaultSelector() as selector:
-            for descriptor in (wake, self._alarm.descriptor, *transport.descriptors()):
+            for descriptor in (wake, *transport.descriptors()):
                 selector.register(descriptor, selectors.EVENT_READ)
             engine.start(clock())
             self._let_out()
@@ -486,8 +467,6 @@ class Driver:
         if self._closing_by is not None:
             deadline = self._closing_by if deadline is None else min(deadline, self._closing_by)
         self._waits_until = INFINITY if deadline is None else deadline
-        if self._alarm_at < INFINITY:
-            self._set_alarm(INFINITY, 0.0)
         if self.to_do:
             return 0
         return None if deadline is None else max(0.0, deadline - self._clock())
@@ -747,7 +726,6 @@ class Driver:
         finally:
             self._wake_receiver.close()
             self._wake_sender.close()
-            self._alarm.close()
             self.ended = True
             self._news = False
             self._tell()
