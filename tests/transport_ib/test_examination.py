@@ -34,6 +34,14 @@ class Echoing(FakeVerbs):
             self.arrive(*[message for _, message in self.sent], source=self.own)
 
 
+class Resolving(Echoing):
+    """Carries nothing to an address before it was asked for once."""
+
+    def post_sends(self, first_slot: int, messages: object, destination: Peer | None) -> None:
+        if first_slot:
+            super().post_sends(first_slot, messages, destination)
+
+
 @pytest.fixture
 def echoing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.transport_ib.fake.FakeVerbs", Echoing)
@@ -54,6 +62,14 @@ def test_a_message_that_does_not_arrive_is_a_problem(monkeypatch: pytest.MonkeyP
     assert level == "problem"
     assert "did not arrive" in text
     assert "firewalls" in advice
+
+
+def test_a_message_is_sent_again_where_an_address_is_asked_for_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tests.transport_ib.fake.FakeVerbs", Resolving)
+    monkeypatch.setattr(examination, "SEND_AGAIN_S", 0.01)
+    assert found(FakeProvider())["self-test"][0] == "fine"
 
 
 @pytest.mark.usefixtures("echoing")

@@ -246,7 +246,13 @@ def test_doctor_looks_at_a_device_of_the_kernel(place: Place) -> None:
         '[node]\nid = 1\nstate_dir = "/run/doctor"\n[ring]\nname = "doctor"\ntransport = "ib"\n'
         '[transport.ib]\ndevice = "rxe0"\n'
     )
-    done = place.guest.call("vsync_cli", "doctor", "-c", str(file), "--seconds", "1", "--json")
+    # Elsewhere what a host sends to itself stays there; the rules of this one send it out.
+    own = f"from {address(INSIDE[0])} to {address(INSIDE[0])} lookup local"
+    place.guest.need(f"ip rule add pref 5 {own}")
+    try:
+        done = place.guest.call("vsync_cli", "doctor", "-c", str(file), "--seconds", "1", "--json")
+    finally:
+        place.guest.need(f"ip rule del pref 5 {own}")
     found = {
         finding["about"]: (finding["level"], finding["text"])
         for finding in json.loads(done.stdout)["findings"]
@@ -259,7 +265,7 @@ def test_doctor_looks_at_a_device_of_the_kernel(place: Place) -> None:
     assert found["port"][1].startswith("port 1 of rxe0 is ACTIVE, with GID ")
     assert "port 1 of rxe0 carries messages of 1024 bytes" in found["MTU"][1]
     assert found["locked memory"][0] == "fine"
-    assert found["self-test"][0] == "fine"
+    assert found["self-test"][0] == "fine", found
     assert "Traceback" not in done.stderr
 
 
