@@ -315,14 +315,19 @@ def random_link_faults(random: Random, links: int, nodes: int) -> list[Step]:
 
 
 def random_changes(random: Random, nodes: int) -> list[Step]:
-    """Changes of the ring's key and settings while it is ill-treated."""
+    """Changes of the ring's key and settings while it is ill-treated.
+
+    All settings that are asked for are the same: two sides that choose differently are two rings
+    from then on, until somebody decides.
+    """
     steps = []
+    window_packets = str(random.choice([8, 60, 1000]))
     for _ in range(random.choice([0, 0, 1, 2, 4])):
         at_s = _time(random, FAULTS_FROM_S, FAULTS_UNTIL_S)
         words = random.choice(
             [
                 ("rotate", _node(random, nodes)),
-                ("reload", _node(random, nodes), str(random.choice([8, 60, 1000]))),
+                ("reload", _node(random, nodes), window_packets),
             ]
         )
         steps.append(Step(at_s, words))
