@@ -12,6 +12,7 @@ import pytest
 import vsync
 from tests.core.api.rings import deliveries, fresh_network, ring_of, settings_of
 from vsync import DaemonError, Node
+from vsync.daemon import server
 from vsync.daemon.client import _hello as hello
 from vsync.daemon.protocol import Type, build, frame
 from vsync.daemon.stream import connect_stream
@@ -46,6 +47,14 @@ NONSENSE = {
     + frame(Type.SEND, b"\0\0\0\1\t\2\1" + bytes(32) + b"\0\0\0\1\0\0\0\1x"),
     "a huge length after the greeting": GREETING + struct.pack(">IB", 2**31, Type.SEND),
 }
+
+
+async def test_a_daemon_without_clients_is_not_woken_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "TICK_S", None)  # to wait for that is an error
+    async with ring_of(tmp_path, 1) as (node,), served(node, tmp_path / "s"):
+        await anyio.sleep(0.05)
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE.values(), ids=NONSENSE)

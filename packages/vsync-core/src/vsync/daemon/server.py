@@ -136,6 +136,13 @@ class _Server:
         self.connected = 0
         self.clients: set[_Client] = set()
         """Those that have a session."""
+        self._came = anyio.Event()
+        """Set when there is one."""
+
+    def add(self, client: "_Client") -> None:
+        """Look after that client from now on."""
+        self.clients.add(client)
+        self._came.set()
 
     def prepare_reload(self, settings: NodeSettings) -> Callable[[], None]:
         """Let others in, from the next on who knocks. Raises SettingsError for unknown names."""
@@ -171,8 +178,11 @@ class _Server:
             )
 
     async def tick(self) -> None:
-        """Look after all clients, again and again."""
+        """Look after all clients, again and again; while there are none, wait for one."""
         while True:
+            if not self.clients:
+                self._came = anyio.Event()
+                await self._came.wait()
             await anyio.sleep(TICK_S)
             now = time.monotonic()
             for client in tuple(self.clients):
@@ -339,7 +349,7 @@ class _Client:
         clients, event_frames = self._server.clients, self._server.frames
         async with session:
             self._session = session
-            clients.add(self)
+            self._server.add(self)
             event_frames.joined()
             cause = Cause.DIED
             try:
