@@ -12,7 +12,14 @@ from vsync.engine.log import Log
 from vsync.engine.rekeying import Rekeying
 from vsync.errors import MisuseError
 from vsync.testing import simulate as module
-from vsync.testing.faults import STEPS, Step, random_changes, random_link_faults, random_schedule
+from vsync.testing.faults import (
+    STEPS,
+    Step,
+    random_changes,
+    random_link_faults,
+    random_schedule,
+    random_wires,
+)
 from vsync.testing.properties import check_files
 from vsync.testing.simulate import main, nodes_of, run_seeds, shrink, simulate
 
@@ -99,8 +106,9 @@ def test_a_failing_seed_is_cut_down_and_told(
 
 def test_a_change_of_the_key_that_never_ends_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rekeying, "step_done", lambda *arguments: None)
-    outcome = next(outcome for seed in range(20) if not (outcome := simulate(seed, 3)).holds)
-    assert any(step.words[0] == "rotate" for step in outcome.steps)
+    steps = [*(Step(0.0, ("start", node)) for node in "123"), Step(1.0, ("rotate", "1"))]
+    sealed = next(seed for seed in range(100) if random_wires(Random(f"wires {seed} 3")).sealed)
+    outcome = simulate(sealed, 3, steps)
     assert "changes did not come to an end: node 1: changes;" in str(outcome.failures[0])
 
 
