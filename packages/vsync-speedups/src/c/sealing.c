@@ -134,29 +134,61 @@ static void cipher_dealloc(Cipher *self)
     Py_DECREF(type);
 }
 
+/* Packets one behind the other, of which the last may be shorter. */
+typedef struct {
+    Py_buffer prefix, packets;
+    Py_ssize_t packet_bytes, count;
+    uint64_t first;
+} Train;
+
+static void release_train(Train *train)
+{
+    PyBuffer_Release(&train->prefix);
+    PyBuffer_Release(&train->packets);
+}
+
+/* Reads what a train is given by, as `format` names it; sets an error, and then holds nothing. */
+static int read_train(PyObject *args, const char *format, Train *train)
+{
+    PyObject *number;
+
+    if (!PyArg_ParseTuple(args, format, &train->prefix, &number, &train->packets,
+                          &train->packet_bytes))
+        return 0;
+    if (train->packet_bytes < 1 || train->packet_bytes > PACKET_BYTES_MAX
+        || train->packets.len < 1) {
+        PyErr_SetString(PyExc_ValueError, "these are no packets");
+    } else {
+        train->count = (train->packets.len - 1) / train->packet_bytes + 1;
+        if (read_start(&train->prefix, number, train->count, &train->first))
+            return 1;
+    }
+    release_train(train);
+    return 0;
+}
+
+/* How long the packet is that begins at `from`. */
+static Py_ssize_t bytes_at(const Train *train, const unsigned char *from)
+{
+    Py_ssize_t left = (const unsigned char *)train->packets.buf + train->packets.len - from;
+
+    return left < train->packet_bytes ? left : train->packet_bytes;
+}
+
 static PyObject *cipher_seal_train(Cipher *self, PyObject *args)
 {
-    Py_buffer prefix, packets;
-    PyObject *number, *sealed = NULL;
-    Py_ssize_t packet_bytes, count;
-    uint64_t counter;
+    Train train;
+    PyObject *sealed;
 
-    if (!PyArg_ParseTuple(args, "y*Oy*n:seal_train", &prefix, &number, &packets, &packet_bytes))
+    if (!read_train(args, "y*Oy*n:seal_train", &train))
         return NULL;
-    if (packet_bytes < 1 || packet_bytes > PACKET_BYTES_MAX || packets.len < 1) {
-        PyErr_SetString(PyExc_ValueError, "these are no packets");
-        goto done;
-    }
-    count = (packets.len - 1) / packet_bytes + 1;
-    if (!read_start(&prefix, number, count, &counter))
-        goto done;
-    sealed = PyBytes_FromStringAndSize(NULL, packets.len + count * OVERHEAD_BYTES);
+    sealed = PyBytes_FromStringAndSize(NULL, train.packets.len + train.count * OVERHEAD_BYTES);
     if (sealed != NULL) {
         unsigned char *to = (unsigned char *)PyBytes_AS_STRING(sealed);
-        const unsigned char *from = packets.buf, *end = from + packets.len;
-        for (; from < end; counter++) {
-            Py_ssize_t bytes = end - from < packet_bytes ? end - from : packet_bytes;
-            put_envelope(to, prefix.buf, counter);
+        const unsigned char *from = train.packets.buf;
+        for (Py_ssize_t at = 0; at < train.count; at++) {
+            Py_ssize_t bytes = bytes_at(&train, from);
+            put_envelope(to, train.prefix.buf, train.first + (uint64_t)at);
             if (!seal_at(self->sealing, to, from, (int)bytes)) {
                 sealed = refuse_to_seal(sealed);
                 break;
@@ -165,40 +197,32 @@ static PyObject *cipher_seal_train(Cipher *self, PyObject *args)
             to += bytes + OVERHEAD_BYTES;
         }
     }
-done:
-    PyBuffer_Release(&prefix);
-    PyBuffer_Release(&packets);
+    release_train(&train);
     return sealed;
 }
 
 static PyObject *cipher_open_train(Cipher *self, PyObject *args)
 {
-    Py_buffer prefix, packets;
-    PyObject *number, *opened = NULL;
-    Py_ssize_t packet_bytes, count, last;
-    uint64_t counter;
+    Train train;
+    PyObject *opened = NULL;
+    Py_ssize_t last;
     int genuine = 0;
 
-    if (!PyArg_ParseTuple(args, "y*Oy*n:open_train", &prefix, &number, &packets, &packet_bytes))
+    if (!read_train(args, "y*Oy*n:open_train", &train))
         return NULL;
-    if (packet_bytes < 1 || packet_bytes > PACKET_BYTES_MAX || packets.len < 1) {
-        PyErr_SetString(PyExc_ValueError, "these are no packets");
-        goto done;
-    }
-    count = (packets.len - 1) / packet_bytes + 1;
-    if (!read_start(&prefix, number, count, &counter))
-        goto done;
-    last = packets.len - (count - 1) * packet_bytes;
-    if (packet_bytes > OVERHEAD_BYTES && last > OVERHEAD_BYTES) {
-        opened = PyBytes_FromStringAndSize(NULL, packets.len - count * OVERHEAD_BYTES);
+    last = train.packets.len - (train.count - 1) * train.packet_bytes;
+    if (train.packet_bytes > OVERHEAD_BYTES && last > OVERHEAD_BYTES) {
+        opened
+            = PyBytes_FromStringAndSize(NULL, train.packets.len - train.count * OVERHEAD_BYTES);
         if (opened == NULL)
             goto done;
         unsigned char *to = (unsigned char *)PyBytes_AS_STRING(opened);
-        const unsigned char *from = packets.buf, *end = from + packets.len;
-        for (genuine = 1; genuine && from < end; counter++) {
+        const unsigned char *from = train.packets.buf;
+        genuine = 1;
+        for (Py_ssize_t at = 0; genuine && at < train.count; at++) {
             unsigned char envelope[ENVELOPE_BYTES];
-            Py_ssize_t bytes = end - from < packet_bytes ? end - from : packet_bytes;
-            put_envelope(envelope, prefix.buf, counter);
+            Py_ssize_t bytes = bytes_at(&train, from);
+            put_envelope(envelope, train.prefix.buf, train.first + (uint64_t)at);
             genuine = memcmp(envelope, from, ENVELOPE_BYTES) == 0
                       && open_at(self->opening, to, from, (int)bytes);
             from += bytes;
@@ -210,8 +234,7 @@ static PyObject *cipher_open_train(Cipher *self, PyObject *args)
         opened = Py_NewRef(Py_None);
     }
 done:
-    PyBuffer_Release(&prefix);
-    PyBuffer_Release(&packets);
+    release_train(&train);
     return opened;
 }
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from vsync.errors import TransportFailed
 from vsync.hookspecs import hookimpl
 from vsync.settings import Strict
-from vsync.timer import Timer
+from vsync.transports.timer import Timer
 from vsync.transport import Address, Burst, Packet, Station, Transport
 from vsync.transports.inner import check_settings, looking_up, make_inner, told
 from vsync.vocabulary import NodeId
