@@ -69,9 +69,8 @@ class TransportUDPU(Transport):
                 )
             except (OSError, TransportFailed):
                 return  # as ``open`` will say
-            family = socket.AF_INET6 if local.version == 6 else socket.AF_INET
             for host, port in named:
-                names.look_up_before(names.Wanted(host, port, family))
+                names.look_up_before(names.Wanted(host, port, local.family))
 
         return look_up if named else None
 
@@ -126,9 +125,8 @@ class TransportUDPU(Transport):
 
     def _look_up(self, local: InterfaceAddress, key: str, text: str) -> Iterator[Place]:
         host, port = parse_peer(text, self._settings.port)
-        family = socket.AF_INET6 if local.version == 6 else socket.AF_INET
         try:
-            found = names.addresses(names.Wanted(host, port, family))
+            found = names.addresses(names.Wanted(host, port, local.family))
         except (OSError, UnicodeError) as error:
             said = error.strerror if isinstance(error, OSError) else "this is no name"
             raise TransportFailed(

@@ -73,6 +73,11 @@ class InterfaceAddress:
         """4 or 6."""
         return self.address.version
 
+    @property
+    def family(self) -> socket.AddressFamily:
+        """That of its sockets."""
+        return socket.AF_INET6 if self.version == 6 else socket.AF_INET
+
 
 def interface_addresses() -> list[InterfaceAddress]:
     """All addresses of this machine, in the kernel's order. Raises OSError if that fails."""

@@ -158,9 +158,10 @@ def reaches(local: InterfaceAddress, group: str, port: int) -> bool:
 
 
 def _socket(local: InterfaceAddress) -> socket.socket:
-    family = socket.AF_INET6 if local.version == 6 else socket.AF_INET
     try:
-        return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        return socket.socket(
+            local.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        )
     except OSError as error:
         raise TransportFailed(
             f"cannot make an IPv{local.version} socket: {os.strerror(error.errno or 0)}; "

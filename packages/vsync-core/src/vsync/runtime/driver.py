@@ -26,13 +26,14 @@ from vsync.engine.groups import EngineOutput, JoinRefused, Settled, SynchronizeL
 from vsync.engine.rekeying import Name, Step
 from vsync.engine.streams import Run
 from vsync.errors import NodeClosed, Undelivered, VsyncError
-from vsync.events import ConfigurationChanged, Delivery, GroupChanged
+from vsync.events import ConfigurationChanged, GroupChanged
+from vsync.runtime import tracing
 from vsync.runtime.changes import RingDesk
 from vsync.runtime.mailbox import Mailbox
 from vsync.runtime.seat import Route, Seat
 from vsync.runtime.turn import Turn
 from vsync.settings import RingSettings
-from vsync.trace import TraceWriter, digest, view_fields
+from vsync.trace import TraceWriter
 from vsync.transport import Transport
 from vsync.vocabulary import (
     Cause,
@@ -40,7 +41,6 @@ from vsync.vocabulary import (
     GroupKey,
     Guarantee,
     Kind,
-    MessageId,
     MessageIds,
     Priority,
 )
@@ -545,17 +545,7 @@ class Driver:
         )
         assert first == submission.first
         if trace is not None:
-            for counter, payload in enumerate(submission.payloads, first):
-                message = MessageId(engine.node, engine.life, submission.priority, counter)
-                trace.send(
-                    time.monotonic_ns(),
-                    message=str(message),
-                    groups=tuple(group.hex() for group in submission.groups),
-                    guarantee=submission.guarantee.word,
-                    priority=submission.priority.word,
-                    size=len(payload),
-                    digest=digest(payload),
-                )
+            tracing.trace_submission(trace, engine, submission)
 
     def _transmit(self) -> None:
         if self._trace is not None:
@@ -568,7 +558,8 @@ class Driver:
         self._transmit()
         events = self.engine.take_runs()
         if events:
-            self._trace_events(events)
+            if self._trace is not None:
+                tracing.trace_events(self._trace, events)
             self._hand_over(events)
             self._transmit()
         self._tell_room()
@@ -668,42 +659,6 @@ class Driver:
         if not self._news:
             self._news = True
             self._notify()
-
-    def _trace_events(self, events: Sequence[EngineOutput]) -> None:
-        trace = self._trace
-        if trace is None:
-            return
-        for event in events:
-            if type(event) is Run:
-                for delivery in event.deliveries:
-                    self._trace_delivery(trace, delivery)
-            elif type(event) is ConfigurationChanged:
-                configuration = event.configuration
-                trace.configuration(
-                    time.monotonic_ns(),
-                    id=configuration.id,
-                    kind=configuration.kind.value,
-                    members=configuration.members,
-                    joined=configuration.joined,
-                    left=configuration.left,
-                    next=configuration.next,
-                )
-            elif type(event) is GroupChanged:
-                trace.group(time.monotonic_ns(), **view_fields(event))
-        trace.flush()
-
-    @staticmethod
-    def _trace_delivery(trace: TraceWriter, delivery: Delivery) -> None:
-        trace.deliver(
-            time.monotonic_ns(),
-            message=str(delivery.message),
-            sender=delivery.message.node,
-            configuration=delivery.configuration.id,
-            groups=tuple(group.hex() for group in delivery.groups),
-            guarantee=delivery.guarantee.word,
-            size=len(delivery.payload),
-            digest=digest(delivery.payload),
-        )
 
     def _trace_stop(self, reason: str) -> None:
         if self._trace is not None:

@@ -61,6 +61,7 @@ LINES_BEFORE: Final = 14
 LINES_AFTER: Final = 2
 
 CHANGES: Final = {"rotate", "reload"}
+CHANGING: Final = "changes"
 CHANGES_MOST_S: Final = 30.0
 """How long a change of the key or of settings may take once all nodes are together."""
 
@@ -264,23 +265,20 @@ def _end_changes(cluster: Cluster) -> Iterator[Failure]:
     """Once all are there again, changes of the key and of settings are over, the same for all."""
     cluster.start()
     end = cluster.now + CHANGES_MOST_S
-    while True:
+    while cluster.now < end:
         settled = cluster.settle(SETTLE_MOST_S)
         standing = {host.number: _changed(host) for host in cluster.hosts.values()}
-        agreed = len(set(standing.values())) == 1 and "" not in standing.values()
-        if settled and agreed:
+        if settled and CHANGING not in standing.values() and len(set(standing.values())) == 1:
             return
-        if cluster.now >= end:
-            break
-    told = "; ".join(f"node {number}: {said or 'changes'}" for number, said in standing.items())
+    told = "; ".join(f"node {number}: {said}" for number, said in standing.items())
     yield Failure(property="change", text=f"changes did not come to an end: {told}")
 
 
 def _changed(host: Host) -> str:
-    """What the changes of a ring have come to at a node; empty if it does not know yet."""
+    """What the changes of a ring have come to at a node."""
     engine = host.engine
     if engine is None or engine.changes.rekeying.known is not None:
-        return ""
+        return CHANGING
     members = ",".join(map(str, engine.members))
     return f"key {host.keys.used}, window {engine.agreement.settings.window_packets}, on {members}"
 

@@ -24,9 +24,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from vsync.errors import TransportFailed
 from vsync.hookspecs import hookimpl
 from vsync.settings import Strict
-from vsync.transports.timer import Timer
 from vsync.transport import Address, Burst, Packet, Station, Transport
 from vsync.transports.inner import check_settings, looking_up, make_inner, told
+from vsync.transports.timer import Timer
 from vsync.vocabulary import NodeId
 
 CONTROL_INTERVAL_S: Final = 0.02

@@ -19,10 +19,10 @@ from vsync.hookspecs import hookimpl
 from vsync.links import Links, Manner, Mode
 from vsync.links.hello import LINKS_MAX
 from vsync.settings import ON_NODE, Strict
-from vsync.transports.timer import Timer
 from vsync.transport import Arrival, Burst, Packet, Station, Transport, flat
 from vsync.transports.inner import check_settings, looking_up, make_inner
 from vsync.transports.sealed import serving
+from vsync.transports.timer import Timer
 from vsync.vocabulary import NodeId
 
 logger = logging.getLogger(__name__)
