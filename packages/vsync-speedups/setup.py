@@ -26,11 +26,22 @@ CARRIED = HERE / "core"
 STAGE = HERE / "build" / "stage"
 
 HOT = (
+    "vsync.wire.header",
+    "vsync.wire.token",
     "vsync.wire.data",
     "vsync.wire.codec",
     "vsync.engine.packing",
     "vsync.engine.streams",
     "vsync.engine.log",
+    "vsync.engine.counters",
+    "vsync.engine.timers",
+    "vsync.engine.health",
+    "vsync.engine.rest",
+    "vsync.engine.flow",
+    "vsync.engine.rotation",
+    "vsync.engine.ordering",
+    "vsync.engine.membership",
+    "vsync.engine.engine",
 )
 """What is compiled with mypyc. Each must work alike when it is not.
 
@@ -62,9 +73,10 @@ def openssl_present() -> bool:
 
 
 def source_of(core: Path, module: str) -> Path | None:
-    """The file of *module*; None if it is a package, or not of the core."""
-    path = core.joinpath(*module.split(".")).with_suffix(".py")
-    return path if path.is_file() else None
+    """The file of *module*, which may be a package; None if it is not of the core."""
+    path = core.joinpath(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return file if file.is_file() else None
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -96,12 +108,13 @@ def closure(core: Path) -> dict[str, Path]:
 def stage(core: Path) -> dict[str, str]:
     """Put what is to be compiled, and what it imports, where nothing else is; their hashes.
 
-    The packages are empty there, so that the compiler sees no more of the core than it needs.
+    Packages that nobody imports from are empty there, so that the compiler sees no more of the core
+    than it needs.
     """
     shutil.rmtree(STAGE, ignore_errors=True)
     hashes = {}
     for module, path in closure(core).items():
-        copy = STAGE.joinpath(*module.split(".")).with_suffix(".py")
+        copy = STAGE / path.relative_to(core)
         copy.parent.mkdir(parents=True, exist_ok=True)
         for package in (copy.parent, *copy.parent.parents):
             if package == STAGE:
@@ -137,8 +150,8 @@ class SourceArchive(sdist):
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
         super().make_release_tree(base_dir, files)
-        for module, path in closure(CORE).items():
-            copy = Path(base_dir, "core", *module.split(".")).with_suffix(".py")
+        for path in closure(CORE).values():
+            copy = Path(base_dir, "core", path.relative_to(CORE))
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
 

@@ -91,8 +91,9 @@ def _why_no_seals(directory: Path, built: Any) -> str:
 
 def _hash_of(module: str) -> str:
     """The hash of a module's source, as ``vsync-speedups`` has it of what it was built from."""
-    path = Path(__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    path = Path(__file__).parents[1].joinpath(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
 
 
 in_use: Final = _use_compiled()
