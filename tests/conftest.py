@@ -11,6 +11,8 @@ import subprocess
 import pytest
 from hypothesis import settings
 
+from vsync import speedups
+
 CI = os.environ.get("CI") == "true"
 
 # No deadline: a shared machine pauses a test for longer than any useful one. In CI the same
@@ -25,6 +27,14 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run every test marked ``anyio`` on both event loops."""
     backend: str = request.param
     return backend
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that break the engine on purpose where it is compiled."""
+    if speedups.in_use.startswith(speedups.COMPILED):
+        out = [item for item in items if item.get_closest_marker("pure") is not None]
+        items[:] = [item for item in items if item.get_closest_marker("pure") is None]
+        config.hook.pytest_deselected(items=out)
 
 
 @pytest.fixture(autouse=True)

@@ -497,6 +497,7 @@ def test_what_an_application_raises_is_raised_with_the_seed_and_the_faults() -> 
     assert "crash 1" in notes
 
 
+@pytest.mark.pure
 def test_the_properties_are_checked_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     ordered = Log._deliver_ordered
     monkeypatch.setattr(

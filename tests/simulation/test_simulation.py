@@ -81,6 +81,7 @@ def break_safe_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.pure
 def test_a_failing_seed_is_cut_down_and_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_change_of_the_key_that_never_ends_is_a_failure(monkeypatch: pytest.Mo
     assert "changes did not come to an end: node 1: changes;" in str(outcome.failures[0])
 
 
+@pytest.mark.pure
 def test_an_exception_in_an_engine_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Engine, *arguments: object) -> None:
         raise AssertionError("broken on purpose")
@@ -125,6 +127,7 @@ def test_an_exception_in_an_engine_is_a_failure(monkeypatch: pytest.MonkeyPatch)
     assert shrink(outcome).failures[0].property == "exception"
 
 
+@pytest.mark.pure
 def test_an_engine_that_never_repairs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Log, "missing", lambda self, up_to, count_max: {})
     outcomes = [simulate(seed, 3) for seed in range(3)]
@@ -135,11 +138,15 @@ def test_a_range_of_nodes_is_shared_out_among_the_seeds() -> None:
     assert {nodes_of(seed, NODES) for seed in range(10)} == set(NODES)
 
 
-def test_the_module_is_a_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_the_module_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--nodes", "3", "--seeds", "0..2"]) == 0
     assert capsys.readouterr().out == "2 seeds, 0 failed\n"
+
+
+@pytest.mark.pure
+def test_the_command_tells_what_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.setattr(Log, "missing", lambda self, up_to, count_max: {})
     arguments = ["--nodes", "3", "--seeds", "0..50", "--first", "--no-shrink"]
     assert main([*arguments, "--trace", str(tmp_path)]) == 1

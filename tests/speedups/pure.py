@@ -20,9 +20,12 @@ NAMES: Final = {
     "codec": "vsync.wire.codec",
     "copying": "vsync.copying",
     "data": "vsync.wire.data",
+    "header": "vsync.wire.header",
     "log": "vsync.engine.log",
     "packing": "vsync.engine.packing",
     "streams": "vsync.engine.streams",
+    "timers": "vsync.engine.timers",
+    "token": "vsync.wire.token",
 }
 
 

@@ -1,6 +1,10 @@
 """The compiled modules are in use, and give what the pure ones give, whatever they are given."""
 
 import importlib
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +15,7 @@ from hypothesis import strategies as st
 from tests.speedups.pure import PACKAGE, TWINS, compiled, pure
 from vsync.errors import MalformedPacket
 from vsync.events import Delivery, Envelope
+from vsync.testing.simulate import simulate
 from vsync.train import Train
 from vsync.vocabulary import (
     Cause,
@@ -47,7 +52,7 @@ packet_bytes = st.sampled_from([200, 576, 1472])
 
 
 def test_every_twin_is_loaded_from_the_package() -> None:
-    assert len(TWINS) > 5
+    assert len(TWINS) > 15
     for name, file in TWINS.items():
         module = importlib.import_module(name)
         assert module.__file__ is not None
@@ -360,5 +365,79 @@ def test_messages_that_make_no_sense_are_read_alike(messages: list[bytes], alike
         out: list[Any] = []
         modules.streams.Stream(reader).ordered(frame, CONFIGURATION, out)
         return list(map(tuple, out)), reader.malformed
+
+    assert read(compiled()) == read(pure())
+
+
+# --- whole rings ----------------------------------------------------------------------------------
+
+SIMULATE = """
+import json, sys
+from vsync import speedups
+from vsync.testing.simulate import simulate
+assert speedups.in_use.startswith("pure")
+for seed in range(int(sys.argv[1])):
+    print(json.dumps(simulate(seed, 3 + seed % 3).lines))
+"""
+SEEDS = 16
+
+
+@pytest.fixture(scope="module")
+def pure_traces() -> list[str]:
+    """The traces of simulated clusters, from a process that uses no compiled module."""
+    said = subprocess.run(
+        [sys.executable, "-c", SIMULATE, str(SEEDS)],
+        env={**os.environ, "VSYNC_PURE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return said.stdout.splitlines()
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_cluster_under_faults_leaves_the_same_trace(seed: int, pure_traces: list[str]) -> None:
+    outcome = simulate(seed, 3 + seed % 3)
+    assert outcome.holds
+    assert outcome.messages > 0
+    assert json.dumps(outcome.lines) == pure_traces[seed]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["start", "stop", "due"]), st.integers(0, 8)), max_size=30)
+)
+def test_timers_fire_in_the_same_order(script: list[tuple[str, int]]) -> None:
+    def run_timers(modules: Any) -> list[Any]:
+        known = list(modules.timers.Timer)
+        timers = modules.timers.Timers()
+        told: list[Any] = []
+        for what, number in script:
+            if what == "start":
+                timers.start(known[number], number // 2)
+            elif what == "stop":
+                timers.stop(known[number])
+            else:
+                timer = timers.due(number)
+                told.append(timer and timer.name)
+            told.append(timers.next())
+        return told
+
+    assert run_timers(compiled()) == run_timers(pure())
+
+
+@given(st.binary(max_size=120), st.booleans())
+def test_tokens_are_read_and_refused_alike(body: bytes, built: bool) -> None:
+    def read(modules: Any) -> Any:
+        header, token = modules.header, modules.token
+        given = body.ljust(token.TOKEN_BYTES_MIN, b"\0") if built else body
+        packet = header.seal(0, NETWORK, SENDER, LIFE, given)
+        try:
+            told = header.unseal(packet, NETWORK)
+            frame = token.parse_token(told, packet)
+            sealer = header.Sealer(NETWORK, SENDER, LIFE)
+            again = sealer.seal(0, token.build_token(frame))
+        except MalformedPacket as error:
+            return (error.reason, str(error))
+        return (*told, frame.ring, frame.seq, frame.aru, frame.requests, again)
 
     assert read(compiled()) == read(pure())

@@ -13,6 +13,7 @@ from vsync.vocabulary import Guarantee
 from vsync.wire import Token
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("border", [2**31, 2**32], ids=["31 bits", "32 bits"])
 @pytest.mark.parametrize("loss", [0.0, 0.1])
 def test_rings_work_across_the_border(
