@@ -64,6 +64,10 @@ PyObject *check_all(struct checker *checker, PyObject *events, PyObject *type)
 
         if (Py_TYPE(event) != (PyTypeObject *)type)
             continue;
+        if (!PyTuple_Check(event) || !PyBytes_Check(PyTuple_GET_ITEM(event, 2))) {
+            PyErr_SetString(PyExc_TypeError, "a delivery must be a tuple with bytes in it");
+            goto end;
+        }
         if (PyTuple_GET_ITEM(event, 0) != envelope) { /* most often it is that of the one before */
             envelope = PyTuple_GET_ITEM(event, 0);
             node = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(envelope, 0));
