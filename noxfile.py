@@ -327,9 +327,8 @@ def with_speedups(session: nox.Session) -> dict[str, str]:
         )
     place = Path(session.create_tmp()) / "site"
     shutil.rmtree(place, ignore_errors=True)
-    needed = [line for line in dependencies(SPEEDUPS) if not line.startswith("vsync-")]
     install = ("pip", "install", "-q", "--no-deps", "--target", str(place))
-    run_tool(session, *install, *needed, f"./packages/{SPEEDUPS}")
+    run_tool(session, *install, f"./packages/{SPEEDUPS}")
     env = {"PYTHONPATH": str(place), "VSYNC_PURE": ""}
     run_python(session, "-c", ASK_WHETHER_COMPILED, env=env)
     return env
