@@ -45,6 +45,8 @@ HOT = (
 )
 """What is compiled with mypyc. Each must work alike when it is not.
 
+``Ordering``, ``Membership`` and ``Engine`` are one class to the compiler, so all three or none.
+
 Not ``vsync.train``: a compiled class has no registry of its own if it derives from an abstract one,
 so every sequence, a memoryview too, would pass for an instance of ``Train``.
 """

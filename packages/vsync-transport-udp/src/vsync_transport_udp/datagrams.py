@@ -141,20 +141,25 @@ class Datagrams:
         else:
             runs = offload.joined(packets, bytes_max=bytes_max, segments_max=segments_max)
         for run in runs:
-            if len(run) == 1 or not self.gso:
+            count = len(run)
+            if count == 1 or not self.gso:
                 self._send_each(run, destination)
                 continue
-            buffers = (run.buffer,) if type(run) is Train else run
+            buffers: Sequence[bytes | memoryview]
+            if type(run) is Train:
+                buffers, size = (run.buffer,), run.packet_bytes
+            else:
+                buffers, size = run, len(run[0])
             try:
-                self.sender.sendmsg(buffers, offload.segment_ancillary(len(run[0])), 0, destination)
+                self.sender.sendmsg(buffers, offload.segment_ancillary(size), 0, destination)
             except OSError as error:
                 if error.errno in (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP):
                     self._send_refused(run, destination)
                 else:
-                    self._count_lost(error, len(run))
+                    self._count_lost(error, count)
             else:
                 self._sends += 1
-                self._packets_sent += len(run)
+                self._packets_sent += count
 
     def _send_refused(self, run: Sequence[bytes | memoryview], destination: Any) -> None:
         """Send *run* without GSO. If that works, it was GSO that the kernel or device refused."""
@@ -220,8 +225,9 @@ class Datagrams:
                 self._packets_truncated += 1
             elif segment_bytes and len(data) > segment_bytes:
                 train = Train(data, segment_bytes)
-                packets += len(train)
-                self._packets_received += len(train)
+                count = len(train)
+                packets += count
+                self._packets_received += count
                 batch.append(Arrival(train, source))
             else:
                 packets += 1

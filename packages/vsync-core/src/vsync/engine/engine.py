@@ -136,8 +136,9 @@ class Engine(Membership):
         codec, take_part = self._codec, self._take_part
         decode, decode_part, decode_train = codec.decode, codec.decode_part, codec.decode_train
         frames = 0
+        left = State.LEFT  # to look up a member of an enum is slow before Python 3.12
         for data, source in arrivals:
-            if self.state is State.LEFT:
+            if self.state is left:
                 return
             try:
                 if isinstance(data, Train):

@@ -42,17 +42,27 @@ LANES_BLOCKED: Final = 1
 """Control alone."""
 
 
-@dataclass(slots=True)
 class Batch:
     """Messages that were accepted together and wait, alike in all but their bytes."""
 
-    counter: int  #: of the first that waits
-    head: bytes  #: of each of them on the wire, before its payload
-    payloads: Sequence[bytes]
-    lengths: list[int]  #: of each message, with its head
-    costs: list[int]  #: what each and those before it take of a frame, with their lengths
-    guarantee: Guarantee
-    place: int = 0  #: of the first that waits
+    __slots__ = ("costs", "counter", "guarantee", "head", "lengths", "payloads", "place")
+
+    def __init__(
+        self,
+        counter: int,
+        head: bytes,
+        payloads: Sequence[bytes],
+        lengths: list[int],
+        costs: list[int],
+        guarantee: Guarantee,
+    ) -> None:
+        self.counter = counter  #: of the first that waits
+        self.head = head  #: of each of them on the wire, before its payload
+        self.payloads = payloads
+        self.lengths = lengths  #: of each message, with its head
+        self.costs = costs  #: what each and those before it take of a frame, with their lengths
+        self.guarantee = guarantee
+        self.place = 0  #: of the first that waits
 
 
 @dataclass(slots=True)

@@ -6,7 +6,6 @@ Therefore a missing frame is asked for only if the token had counted it one rota
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 from vsync.engine.counters import Counters
@@ -33,12 +32,14 @@ NextFrame = Callable[[int, int], Packets]
 to the log; its packets, none if nothing waits."""
 
 
-@dataclass(slots=True)
 class Visit:
     """What leaves the node at one visit: *before* the token, and *after* it."""
 
-    before: list[Packets] = field(default_factory=list)
-    after: list[Packets] = field(default_factory=list)
+    __slots__ = ("after", "before")
+
+    def __init__(self) -> None:
+        self.before: list[Packets] = []
+        self.after: list[Packets] = []
 
 
 class Rotation:
@@ -154,6 +155,8 @@ class Rotation:
         the path from us to who asks may be cut.
         """
         repeats: list[bytes | memoryview] = []
+        if not (token.requests or self._answered):
+            return repeats
         unanswered: dict[int, int] = {}
         answered: set[int] = set()
         for seq, wanted in token.requests.items():

@@ -53,7 +53,7 @@ class Timers:
 
     def next(self) -> float | None:
         """The earliest deadline."""
-        return min(self._deadlines.values(), default=None)
+        return min(self._deadlines.values()) if self._deadlines else None
 
     def due(self, now: float) -> Timer | None:
         """The most overdue timer, disarmed; None if none is due."""

@@ -367,7 +367,7 @@ def read_train(train: Train, network: int, known: RingId) -> Part | None:
         or view[last + _NUMBER_AT : last + PART_OVERHEAD_BYTES] != _NUMBERS[first.parts][-1]
     ):
         return None
-    return first._replace(packets=train)
+    return tuple.__new__(Part, (*first[:-1], train))
 
 
 def parse_part(header: Header, packet: bytes | memoryview) -> Part:
