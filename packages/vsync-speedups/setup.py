@@ -39,7 +39,11 @@ so every sequence, a memoryview too, would pass for an instance of ``Train``.
 """
 
 
-IN_C: Final = {"vsync.copying": "copying.c", "vsync.engine.alike": "alike.c"}
+IN_C: Final = {
+    "vsync.copying": "copying.c",
+    "vsync.engine.alike": "alike.c",
+    "vsync.ip.receiving": "receiving.c",
+}
 """What has a twin in C, and its file."""
 
 SEALS: Final = {"vsync.seal.cipher": "sealing.c"}
