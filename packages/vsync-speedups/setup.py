@@ -1,4 +1,4 @@
-"""Compile the hot modules of vsync-core, from the core's own sources, with mypyc; three are in C.
+"""Compile the hot modules of vsync-core, from the core's own sources, with mypyc; four are in C.
 
 The sources are those beside this package in the repository; a source archive has a copy of them.
 """
