@@ -75,7 +75,8 @@ def speedups(session: nox.Session) -> None:
     They must be in use, and give what the pure ones give. Needs gcc, and the headers of OpenSSL
     (Debian: libssl-dev). ``-- tests/services`` runs others.
     """
-    core = ["tests/core/wire", "tests/core/engine", "tests/core/runtime", "tests/core/seal"]
+    parts = ("wire", "engine", "ip", "runtime", "seal")
+    core = [f"tests/core/{part}" for part in parts]
     chosen = ["tests/speedups", *core, "tests/specification", "tests/cli/test_run.py"]
     run_compiled(session, *(session.posargs or chosen))
 

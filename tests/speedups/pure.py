@@ -23,6 +23,7 @@ NAMES: Final = {
     "header": "vsync.wire.header",
     "log": "vsync.engine.log",
     "packing": "vsync.engine.packing",
+    "receiving": "vsync.ip.receiving",
     "streams": "vsync.engine.streams",
     "timers": "vsync.engine.timers",
     "token": "vsync.wire.token",
