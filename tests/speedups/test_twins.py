@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -331,30 +332,52 @@ def test_messages_that_have_one_head_give_the_same_deliveries(
     if stranger is not None:
         messages[stranger % len(messages)] = bytes(len(messages[stranger % len(messages)]))
     frame, lengths = b"".join((gap, *messages)), tuple(map(len, messages))
-    read, read_pure = (
-        modules.alike.read_alike(ENVELOPE, counter, frame, len(gap), head, lengths)
+    alike, alike_pure = (
+        modules.alike.begin_alike(frame, len(gap), head, lengths)
         for modules in (compiled(), pure())
     )
-    assert read == read_pure
-    if read is not None:
+    assert alike is alike_pure is all(message.startswith(head) for message in messages)
+    if min(lengths) < len(head):
+        return
+    for bytes_like in (frame, memoryview(frame)):
+        place = (bytes_like, len(gap), len(head), lengths)
+        read, read_pure = (
+            modules.alike.read_alike(ENVELOPE, counter, *place) for modules in (compiled(), pure())
+        )
+        assert read == read_pure
+        payloads, payloads_pure = (
+            modules.alike.payloads_in(*place) for modules in (compiled(), pure())
+        )
+        assert payloads == payloads_pure == [message[len(head) :] for message in messages]
         again, again_pure = (
-            modules.alike.numbered(ENVELOPE, counter, [each.payload for each in read])
-            for modules in (compiled(), pure())
+            modules.alike.numbered(ENVELOPE, counter, payloads) for modules in (compiled(), pure())
         )
         assert again == again_pure == read
         assert all(type(each) is Delivery for each in (*read, *again))
+        assert all(type(each) is bytes for each in (*payloads, *payloads_pure))
         assert read[0].message.counter == counter
 
 
 def test_messages_beyond_the_end_of_their_frame_are_refused() -> None:
-    read = compiled().alike.read_alike
-    for start, lengths in ((0, (4, 4)), (7, (1,)), (-1, (1,)), (2, (-1,))):
-        with pytest.raises(ValueError, match="outside of the frame"):
-            read(ENVELOPE, 0, b"frame.", start, b"", lengths)
-    with pytest.raises(TypeError, match="lengths"):
-        read(ENVELOPE, 0, b"frame.", 0, b"", 3)
+    alike = compiled().alike
+    for function, head in (
+        (partial(alike.read_alike, ENVELOPE, 0), 0),
+        (alike.payloads_in, 0),
+        (alike.begin_alike, b""),
+    ):
+        for start, lengths in ((0, (4, 4)), (7, (1,)), (-1, (1,)), (2, (-1,))):
+            with pytest.raises(ValueError, match="outside of the frame"):
+                function(b"frame.", start, head, lengths)
+        with pytest.raises(TypeError, match="lengths"):
+            function(b"frame.", 0, head, 3)
+        with pytest.raises(TypeError, match="bytes-like"):
+            function("frame.", 0, head, (1,))
+    for function in (partial(alike.read_alike, ENVELOPE, 0), alike.payloads_in):
+        for head_bytes in (-1, 4, 2**62):
+            with pytest.raises(ValueError, match="shorter than its head"):
+                function(b"frame.", 0, head_bytes, (3, 3))
     with pytest.raises(OverflowError):
-        read(ENVELOPE, -1, b"frame.", 0, b"", (1,))
+        alike.read_alike(ENVELOPE, -1, b"frame.", 0, 0, (1,))
 
 
 @given(st.lists(st.binary(max_size=120), min_size=1, max_size=8), st.booleans())
@@ -367,6 +390,7 @@ def test_messages_that_make_no_sense_are_read_alike(messages: list[bytes], alike
         reader = modules.streams.Reader(MESSAGE_BYTES_MAX)
         out: list[Any] = []
         modules.streams.Stream(reader).ordered(frame, CONFIGURATION, out)
-        return list(map(tuple, out)), reader.malformed
+        runs = [(run.envelope, run.counter, run.deliveries, run.payload_bytes) for run in out]
+        return runs, reader.malformed
 
     assert read(compiled()) == read(pure())
