@@ -26,7 +26,7 @@ from benchmarks.corosync.cases import COUNTS, SIZES, Case, Load, Outcome, Part, 
 from benchmarks.corosync.machine import described, missing_packages
 from benchmarks.corosync.measuring import measure
 from benchmarks.corosync.members import Failed
-from benchmarks.corosync.peers import PEERS, compile_program
+from benchmarks.corosync.peers import PEERS, compile_programs
 
 RESULTS: Final = Path(__file__).with_name("results.json")
 PAGE: Final = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -205,7 +205,7 @@ def main() -> int:
             return 2
         with tempfile.TemporaryDirectory(prefix="vsync-bench-") as directory:
             try:
-                compile_program(Path(directory))
+                compile_programs(Path(directory))
             except Failed as failed:
                 say(str(failed))
                 return 2

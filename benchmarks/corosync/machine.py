@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sysconfig
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -13,7 +14,8 @@ import vsync
 DEBIAN: Final = {
     "corosync": "corosync",
     "/usr/include/corosync/cpg.h": "libcpg-dev",
-    "/usr/include/zlib.h": "zlib1g-dev",
+    "/usr/include/isa-l/crc.h": "libisal-dev",
+    f"{sysconfig.get_path('include')}/Python.h": "python3-dev",
     "cc": "gcc",
     "ip": "iproute2",
     "nft": "nftables",

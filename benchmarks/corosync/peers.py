@@ -1,8 +1,6 @@
 """Those that are measured: how each is stood up on the hosts of one case."""
 
 import os
-import shutil
-import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -14,13 +12,13 @@ from typing import ClassVar, Final
 
 from benchmarks.corosync.cases import Case, Lost
 from benchmarks.corosync.members import Failed, Member
+from benchmarks.corosync.programs import compile_client, compile_payloads
 
 from tests.transport_udp.hosts import Host
 from vsync import speedups
 from vsync.key_file import make_key, write_key
 
 ROOT: Final = Path(__file__).parents[2]
-C_PROGRAM: Final = Path(__file__).with_name("cpg_peer.c")
 STARTS_WITHIN_S: Final = 10.0
 PROBE_EVERY_NS: Final = 15_000_000
 """Between two probes of one node; nodes take turns."""
@@ -91,6 +89,9 @@ class Raw(Peer):
 class Vsync(Peer):
     """A node in the process that sends and receives, or a daemon and a program connected to it."""
 
+    payloads: ClassVar[Path | None] = None
+    """``payload.c`` as compiled for this run."""
+
     def __init__(
         self,
         name: str,
@@ -114,6 +115,7 @@ class Vsync(Peer):
     def start(
         self, hosts: Sequence[Host], directory: Path, case: Case, load: float, stack: ExitStack
     ) -> list[Member]:
+        assert self.payloads is not None, "payload.c is compiled before anything is measured"
         places = []
         if self._key:
             write_key(directory / KEY_FILE, make_key())
@@ -128,6 +130,7 @@ class Vsync(Peer):
         for host, place, sending in zip(hosts, places, sendings(case, load), strict=True):
             command = [
                 *(sys.executable, "-m", "benchmarks.corosync.vsync_peer", *place),
+                *("--payloads", str(self.payloads)),
                 *("--members", str(case.nodes), "--size", str(case.size)),
                 *("--sends", str(int(sending.bulk)), "--rate", str(sending.rate)),
                 *("--probe-ns", str(sending.probe_ns)),
@@ -280,16 +283,10 @@ def wait_until(found: Callable[[], bool], what: str, member: Member) -> None:
         time.sleep(0.01)
 
 
-def compile_program(directory: Path) -> None:
-    """Compile ``cpg_peer.c`` into *directory*. Raises Failed with what the compiler says."""
-    program = directory / "cpg_peer"
-    command = ["cc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(C_PROGRAM), "-lcpg", "-lz"]
-    if shutil.which("cc") is None:
-        raise Failed("there is no C compiler (cc) to make the client of Corosync with")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise Failed(f"the client of Corosync cannot be compiled: {done.stderr.strip()}")
-    Corosync.program = program
+def compile_programs(directory: Path) -> None:
+    """Compile into *directory* what the peers need. Raises Failed with what the compiler says."""
+    Corosync.program = compile_client(directory)
+    Vsync.payloads = compile_payloads(directory)
 
 
 PEERS: Final[dict[str, Peer]] = {

@@ -7,26 +7,25 @@ The same course as ``cpg_peer.c``, which describes it. With ``--settings`` it is
 import argparse
 import itertools
 import json
-import operator
 import os
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
 import anyio.to_thread
+from benchmarks.corosync import wire
 from benchmarks.corosync.wire import PROBE_BYTES, Checker, Kind, Maker, WrongMessage
 
 import vsync
 
 GROUP: Final = "bench"
-BATCH_BYTES: Final = 65536
+BATCH_BYTES: Final = 2**20
 BATCH_MAX: Final = 1024
-BATCHES_UNDER_WAY: Final = 4
-"""Handed over at a time at most, each by a task of its own: while one waits to be accepted, the
-next are there already. Corosync's client fills a queue, too."""
+"""Handed over at a time, whichever is reached first; a larger message goes alone."""
 
 TICK_S: Final = 0.001
 """Between two looks at what is due, where a rate is kept."""
@@ -45,6 +44,7 @@ class Measured:
     def __init__(self, options: argparse.Namespace, session: vsync.Session) -> None:
         self._options = options
         self._session = session
+        self._library = wire.load(options.payloads)
         self._node = session.member.node
         self._guarantee = vsync.Guarantee[options.guarantee.upper()]
         self._complete = anyio.Event()
@@ -66,9 +66,7 @@ class Measured:
             if self._options.sends and self._options.rate:
                 tasks.start_soon(self._send_paced)
             elif self._options.sends:
-                maker = Maker(self._node, Kind.BULK, self._options.size)
-                for _ in range(BATCHES_UNDER_WAY):
-                    tasks.start_soon(self._send, maker)
+                tasks.start_soon(self._send)
             if self._options.probe_ns:
                 tasks.start_soon(self._probe)
             await anyio.sleep(max(0, self._to_ns - time.monotonic_ns()) / 1e9)
@@ -78,40 +76,17 @@ class Measured:
             os._exit(0)
 
     async def _receive(self) -> None:
-        checker = Checker(self._options.size)
+        checker = Checker(self._library, self._options.size)
         async for batch in self._session.batches():
             now_ns = time.monotonic_ns()
-            counts = self._from_ns <= now_ns < self._to_ns
-            deliveries = [event for event in batch if type(event) is vsync.Delivery]
-            if len(deliveries) != len(batch):
+            messages, size, probes = checker.check_all(batch)
+            if messages + len(probes) != len(batch):
                 self._notice(batch, now_ns)
-            if self._options.probe_ns:
-                self._take_each(deliveries, checker, counts)
-            else:
-                self._take_all(deliveries, checker, counts)
-
-    def _take_all(self, deliveries: list[vsync.Delivery], checker: Checker, counts: bool) -> None:
-        """Check messages, none of which is a probe, by runs of those of one sender."""
-        for envelope, run in itertools.groupby(deliveries, operator.itemgetter(0)):
-            payloads = [payload for _, _, payload in run]
-            checker.check_all(payloads, envelope.node)
-            if counts:
-                self._messages += len(payloads)
-                self._bytes += sum(map(len, payloads))
-
-    def _take_each(self, deliveries: list[vsync.Delivery], checker: Checker, counts: bool) -> None:
-        """Check messages, some of which are probes."""
-        for event in deliveries:
-            node = event.envelope.node
-            sent_ns = checker.check(event.payload, node)
-            if not counts:
-                continue
-            if sent_ns:
-                times = self._own_ns if node == self._node else self._others_ns
-                times.append(time.monotonic_ns() - sent_ns)
-            else:
-                self._messages += 1
-                self._bytes += len(event.payload)
+            if self._from_ns <= now_ns < self._to_ns:
+                self._messages += messages
+                self._bytes += size
+                for node, took_ns in probes:
+                    (self._own_ns if node == self._node else self._others_ns).append(took_ns)
 
     def _notice(self, batch: Sequence[vsync.Event], now_ns: int) -> None:
         """See whether the group is complete, and stays so."""
@@ -125,8 +100,9 @@ class Measured:
                         "it was measured"
                     )
 
-    async def _send(self, maker: Maker) -> None:
+    async def _send(self) -> None:
         """Send as fast as it goes."""
+        maker = Maker(self._library, self._node, Kind.BULK, self._options.size)
         count = max(1, min(BATCH_MAX, BATCH_BYTES // self._options.size))
         while (now_ns := time.monotonic_ns()) < self._to_ns:
             await self._hand_over(maker.make_all(count))
@@ -135,7 +111,7 @@ class Measured:
 
     async def _send_paced(self) -> None:
         """Send at the rate that was asked for, in as many pieces as there are ticks."""
-        maker = Maker(self._node, Kind.BULK, self._options.size)
+        maker = Maker(self._library, self._node, Kind.BULK, self._options.size)
         began_ns = time.monotonic_ns()
         sent = 0
         while (now_ns := time.monotonic_ns()) < self._to_ns:
@@ -151,11 +127,11 @@ class Measured:
 
     async def _probe(self) -> None:
         """Send a message with the time in it, every now and then."""
-        make = Maker(self._node, Kind.PROBE, PROBE_BYTES).make
+        maker = Maker(self._library, self._node, Kind.PROBE, PROBE_BYTES)
         next_ns = time.monotonic_ns() + self._options.probe_offset_ns
         while next_ns < self._to_ns:
             await anyio.sleep(max(0, next_ns - time.monotonic_ns()) / 1e9)
-            await self._hand_over([make(now_ns := time.monotonic_ns())])
+            await self._hand_over(maker.make_all(1, now_ns := time.monotonic_ns()))
             # What was missed is not made up for.
             next_ns = max(next_ns, now_ns - self._options.probe_ns) + self._options.probe_ns
 
@@ -200,6 +176,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--settings", help="of the node that this is to be")
     parser.add_argument("--socket", help="of the daemon to connect to")
+    parser.add_argument("--payloads", type=Path, required=True, help="as compiled, to be loaded")
     parser.add_argument("--members", type=int, required=True, help="of the group, at the start")
     parser.add_argument("--size", type=int, required=True, help="of the load's messages, in bytes")
     parser.add_argument("--sends", type=int, default=0, help="whether it sends load")

@@ -116,8 +116,7 @@ def twins() -> dict[str, str]:
     """Of which modules of the core this package has twins, and their files in it."""
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     made = (*HOT, *IN_C, *(SEALS if WITH_OPENSSL else ()))
-    compiled = {module: module.replace(".", "/") + suffix for module in made}
-    return {"vsync.checksum": "checksum.py", **compiled}
+    return {module: module.replace(".", "/") + suffix for module in made}
 
 
 class BuildPy(build_py):

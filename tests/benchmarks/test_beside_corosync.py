@@ -10,59 +10,8 @@ from benchmarks.corosync import page
 from benchmarks.corosync.cases import COUNTS, SIZES, Case, Load, Lost, Outcome, Part, plan
 from benchmarks.corosync.measuring import summary, without_directories
 from benchmarks.corosync.peers import PEERS, Corosync
-from benchmarks.corosync.wire import PROBE_BYTES, Checker, Kind, Maker, WrongMessage
 
 ALL = tuple(PEERS)
-
-
-def test_what_is_made_is_found_right() -> None:
-    checker = Checker(1024)
-    bulk, probe = Maker(3, Kind.BULK, 1024), Maker(3, Kind.PROBE, PROBE_BYTES)
-    for _ in range(3):
-        assert checker.check(bulk.make(), 3) == 0
-        assert checker.check(probe.make(sent_ns=77), 3) == 77
-
-
-def test_a_changed_byte_is_found() -> None:
-    payload = bytearray(Maker(1, Kind.BULK, 64).make())
-    payload[5] ^= 1
-    with pytest.raises(WrongMessage, match="checksum"):
-        Checker(64).check(bytes(payload), 1)
-
-
-def test_a_lost_a_repeated_and_a_stranger_s_message_are_found() -> None:
-    maker = Maker(1, Kind.BULK, 64)
-    first, _, third = maker.make(), maker.make(), maker.make()
-    checker = Checker(64)
-    with pytest.raises(WrongMessage, match="instead of 0"):
-        checker.check(third, 1)
-    with pytest.raises(WrongMessage, match="came from node 2"):
-        checker.check(first, 2)
-    checker.check(first, 1)
-    with pytest.raises(WrongMessage, match="instead of 1"):
-        checker.check(first, 1)
-
-
-def test_a_message_of_the_wrong_length_is_found() -> None:
-    with pytest.raises(WrongMessage, match="64 bytes"):
-        Checker(1024).check(Maker(1, Kind.BULK, 64).make(), 1)
-
-
-def test_messages_that_come_together_are_checked_as_one_by_one() -> None:
-    maker = Maker(2, Kind.BULK, 64)
-    checker = Checker(64)
-    made = maker.make_all(5)
-    checker.check_all(made[:2], 2)
-    checker.check_all(made[2:], 2)
-    assert checker.check(maker.make(), 2) == 0
-    damaged = bytearray(maker.make())
-    damaged[5] ^= 1
-    with pytest.raises(WrongMessage, match="checksum"):
-        checker.check_all([bytes(damaged)], 2)
-    with pytest.raises(WrongMessage, match="7 of node 2 came from node 2 instead of 6"):
-        checker.check_all([maker.make()], 2)
-    with pytest.raises(WrongMessage, match="of 64 bytes"):
-        Checker(1024).check_all(Maker(1, Kind.BULK, 64).make_all(1), 1)
 
 
 def whole_plan(*peers: str) -> list[tuple[Case, str]]:

@@ -4,14 +4,12 @@ import importlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
-from zlib import crc32
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.speedups.pure import PACKAGE, TWINS, compiled, pure
-from vsync import checksum
 from vsync.errors import MalformedPacket
 from vsync.events import Delivery, Envelope
 from vsync.train import Train
@@ -64,12 +62,6 @@ def test_the_pure_ones_are_not() -> None:
     for module in vars(pure()).values():
         assert module.__file__.endswith(".py")
     assert pure().data.Data is not compiled().data.Data
-
-
-@given(st.binary(max_size=300), st.integers(0, 2**32 - 1))
-def test_checksums_are_those_of_zlib(data: bytes, start: int) -> None:
-    assert checksum.crc32(data) == crc32(data)
-    assert checksum.crc32(memoryview(data), start) == crc32(data, start)
 
 
 def facts(frame: Any) -> Any:

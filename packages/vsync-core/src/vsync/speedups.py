@@ -25,9 +25,8 @@ COMPILED: Final = "compiled"
 
 _PACKAGE: Final = "vsync_speedups"
 _SEALS: Final = "vsync.seal.cipher"
-_NEEDED: Final = (f"{_PACKAGE}.hot__mypyc", f"{_PACKAGE}.checksum")
-"""What can fail to load where the package was not made for: the code of all compiled modules, and
-a library that it needs."""
+_CODE: Final = f"{_PACKAGE}.hot__mypyc"
+"""The code of all compiled modules, which does not load where the package was not made for."""
 
 
 class TwinFinder:
@@ -61,8 +60,7 @@ def _use_compiled() -> str:
                     f"pure: vsync-speedups was built from another {module}; "
                     "install it in the version of vsync-core"
                 )
-        for needed in _NEEDED:
-            import_module(needed)
+        import_module(_CODE)
         why = _why_no_seals(directory, built)
     except (OSError, ValueError, LookupError, ImportError) as error:
         return f"pure: vsync-speedups does not load here ({error})"

@@ -2,5 +2,5 @@
 
 Programs import nothing from here. Below ``vsync`` there is one extension module for each hot module
 of the core, made by mypyc from the core's own sources; ``built.json`` says from which, by their
-hashes. ``checksum`` stands in for ``vsync.checksum``.
+hashes.
 """

@@ -7,10 +7,10 @@ that comes as another's.
 
 import random
 import struct
-import zlib
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from vsync.checksum import crc32
 from vsync.events import Delivery
 from vsync.vocabulary import GroupKey, Member, NodeId
 
@@ -47,7 +47,7 @@ class Writer:
     def __init__(self, member: Member, size: int) -> None:
         self._member = member
         self._body = random.randbytes(max(0, size - HEAD_BYTES))
-        self._checksum = zlib.crc32(self._body)
+        self._checksum = crc32(self._body)
 
     def data(self, counter: int) -> bytes:
         """The message of this number."""
@@ -62,12 +62,12 @@ def end(member: Member, count: int) -> bytes:
 def answer(member: Member, asked: Head, size: int) -> bytes:
     """The answer of *member* to a message of *size* bytes; of the same size, where that will do."""
     body = _MEMBER.pack(*asked.member).ljust(size - HEAD_BYTES, b".")
-    return _written(Sort.ANSWER, member, asked.counter, body, zlib.crc32(body))
+    return _written(Sort.ANSWER, member, asked.counter, body, crc32(body))
 
 
 def _written(sort: Sort, member: Member, counter: int, body: bytes, checksum: int) -> bytes:
     head = _HEAD.pack(MAGIC, sort, member.node, member.session, counter)
-    return head + _CHECKSUM.pack(zlib.crc32(head, checksum)) + body
+    return head + _CHECKSUM.pack(crc32(head, checksum)) + body
 
 
 def read(delivery: Delivery) -> Head | None:
@@ -82,7 +82,7 @@ def read(delivery: Delivery) -> Head | None:
         magic != MAGIC
         or sort > Sort.ANSWER
         or (node, session) != delivery.sender
-        or zlib.crc32(view[: _HEAD.size], zlib.crc32(view[HEAD_BYTES:])) != checksum
+        or crc32(view[: _HEAD.size], crc32(view[HEAD_BYTES:])) != checksum
     ):
         return None
     return Head(Sort(sort), Member(NodeId(node), session), counter)
