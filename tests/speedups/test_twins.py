@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.speedups.pure import PACKAGE, TWINS, compiled, pure
+from vsync.engine.runs import Run
 from vsync.errors import MalformedPacket
 from vsync.events import Delivery, Envelope
 from vsync.train import Train
@@ -132,13 +133,20 @@ def delivered(modules: Any, frames: list[Any], order: list[int], stable: int) ->
             if packets is not None:
                 told.append(log.add(codec.assemble(part, packets)))
         log.settle(stable)
-        told += map(tuple, log.deliver(CONFIGURATION))
+        told += map(plain, log.deliver(CONFIGURATION))
         log.release()
         told.append((log.aru, log.high, log.delivered, log.released, log.held_packets))
         told.append(log.missing(log.high, 10))
-    told += map(tuple, log.deliver_rest(CONFIGURATION, stable))
-    told += map(tuple, log.deliver_transitional(CONFIGURATION, {SENDER}))
+    told += map(plain, log.deliver_rest(CONFIGURATION, stable))
+    told += map(plain, log.deliver_transitional(CONFIGURATION, {SENDER}))
     return [*told, reader.malformed, control.malformed, control.news]
+
+
+def plain(ordered: Any) -> tuple[Any, ...]:
+    """What can be compared of what was delivered."""
+    if isinstance(ordered, Run):
+        return ordered.envelope, ordered.deliveries, ordered.payload_bytes, bytes(ordered.content)
+    return tuple(ordered)
 
 
 def own(modules: Any, frames: list[Any]) -> list[Any]:
@@ -147,7 +155,7 @@ def own(modules: Any, frames: list[Any]) -> list[Any]:
     log = modules.log.Log(RING, reader, control)
     told = [log.add(frame) for frame in frames]
     log.settle(len(frames))
-    return [*told, *map(tuple, log.deliver(CONFIGURATION))]
+    return [*told, *map(plain, log.deliver(CONFIGURATION))]
 
 
 @given(packet_bytes, steps, st.data())
@@ -382,7 +390,6 @@ def test_messages_that_make_no_sense_are_read_alike(messages: list[bytes], alike
         reader = modules.streams.Reader(MESSAGE_BYTES_MAX)
         out: list[Any] = []
         modules.streams.Stream(reader).ordered(frame, CONFIGURATION, out)
-        runs = [(run.envelope, run.counter, run.deliveries, run.payload_bytes) for run in out]
-        return runs, reader.malformed
+        return list(map(plain, out)), reader.malformed
 
     assert read(compiled()) == read(pure())

@@ -50,7 +50,7 @@ RECEIVE_BYTES: Final = 2**18
 HELLO_S: Final = 5.0
 """How long a new client may take to say HELLO."""
 
-SEND_WINDOW_BYTES: Final = 2**20
+SEND_WINDOW_BYTES: Final = 2**21
 """What a client may send beyond what was accepted, unless a single message is larger."""
 
 SENDS_AT_A_TIME: Final = 8
