@@ -75,7 +75,7 @@ def speedups(session: nox.Session) -> None:
     They must be in use, and give what the pure ones give. Needs gcc, and the headers of OpenSSL
     (Debian: libssl-dev). ``-- tests/services`` runs others.
     """
-    core = ["tests/core/wire", "tests/core/engine", "tests/core/seal"]
+    core = ["tests/core/wire", "tests/core/engine", "tests/core/ip", "tests/core/seal"]
     chosen = ["tests/speedups", *core, "tests/cli/test_run.py"]
     run_compiled(session, *(session.posargs or chosen))
 

@@ -22,6 +22,7 @@ NAMES: Final = {
     "data": "vsync.wire.data",
     "log": "vsync.engine.log",
     "packing": "vsync.engine.packing",
+    "receiving": "vsync.ip.receiving",
     "streams": "vsync.engine.streams",
 }
 

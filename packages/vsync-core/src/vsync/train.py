@@ -1,6 +1,6 @@
 """Train: packets that travel together, in one buffer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
 
@@ -46,5 +46,48 @@ class Train(Sequence[memoryview]):
         if isinstance(other, Sequence) and not isinstance(other, bytes | memoryview):
             return list(self) == list(other)
         return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class LateTrain(Sequence[memoryview]):
+    """A train of *count* packets that *make* makes when it is wanted first.
+
+    To make the packets of a frame takes longer than all else that is done for it, and they are not
+    needed before they are sent.
+    """
+
+    __slots__ = ("_count", "_make", "_train")
+
+    def __init__(self, count: int, make: Callable[[], Train]) -> None:
+        self._count = count
+        self._make: Callable[[], Train] | None = make
+        self._train: Train | None = None
+
+    @property
+    def train(self) -> Train:
+        """The train, made now if it was not before."""
+        train = self._train
+        if train is None:
+            assert self._make is not None
+            train = self._train = self._make()
+            self._make = None  # with what it was made of
+        return train
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> memoryview: ...
+    @overload
+    def __getitem__(self, place: slice) -> Train: ...
+    def __getitem__(self, place: int | slice) -> memoryview | Train:
+        return self.train[place]
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return iter(self.train)
+
+    def __eq__(self, other: object) -> bool:
+        return self.train == other
 
     __hash__ = None  # type: ignore[assignment]

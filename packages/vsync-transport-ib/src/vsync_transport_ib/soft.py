@@ -22,6 +22,8 @@ from typing import Any, Final
 from vsync.errors import TransportFailed
 from vsync.ip import interfaces, offload, sockets
 from vsync.ip.interfaces import InterfaceAddress
+from vsync.ip.offload import DATAGRAMS_AT_ONCE, Received
+from vsync.ip.receiving import receive
 from vsync_transport_ib.datagrams import PSN_MASK, Receiver, Sender, wire_bytes
 from vsync_transport_ib.icrc import ROCE_PORT, Flow
 from vsync_transport_ib.verbs import (
@@ -256,33 +258,28 @@ class SoftVerbs:
     ) -> list[tuple[Peer, memoryview]]:
         """What waits in one socket, up to about *most* messages; one's own are left out."""
         found: list[tuple[Peer, memoryview]] = []
-        recvmsg = receiver.recvmsg
         own = self._own_socket
-        calls = 0
-        while len(found) < most and calls < most:
-            calls += 1
+        more, asked = True, 0
+        while more and len(found) < most and asked < most:
+            came: list[Received] = []
+            more = False
+            asked += DATAGRAMS_AT_ONCE
             try:
-                data, ancillary, flags, source = recvmsg(
-                    offload.RECEIVE_BYTES, offload.ANCILLARY_BYTES
-                )
-            except BlockingIOError:
-                break
-            except ConnectionRefusedError:
-                continue  # an ICMP answer to something sent earlier
+                more = receive(receiver, DATAGRAMS_AT_ONCE, offload.RECEIVE_BYTES, came)
             except OSError as error:
                 self._errors["receive_" + errno.errorcode.get(error.errno or 0, "unknown")] += 1
-                break
-            segment_bytes = offload.segment_bytes_of(ancillary) or len(data)
-            if source == own and receiver is self._multicast:
-                self._counters["packets_own"] += 1
-            elif flags & socket.MSG_TRUNC or not data:
-                self._receiver.dropped["short"] += 1
-            else:
+            for data, segment_bytes, truncated, source in came:
+                if source == own and receiver is self._multicast:
+                    self._counters["packets_own"] += 1
+                    continue
+                if truncated or not data:
+                    self._receiver.dropped["short"] += 1
+                    continue
                 flow = self._flows.get((source, destination))
                 if flow is None:
                     flow = self._new_flow(source, destination)
                 host = source[0]
-                for qpn, message in self._receiver.read(data, segment_bytes, flow):
+                for qpn, message in self._receiver.read(data, segment_bytes or len(data), flow):
                     peer = self._peers.get((host, qpn)) or self._new_peer(host, qpn)
                     found.append((peer, message))
         return found

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from vsync.ip import interfaces, offload, sockets
 from vsync.ip.interfaces import InterfaceAddress
+from vsync.ip.offload import DATAGRAMS_AT_ONCE, Received
+from vsync.ip.receiving import receive
 from vsync.transport import Address, Arrival, Packet, Train
 from vsync_transport_udp.settings import SettingsSockets
 
@@ -36,7 +38,6 @@ _INTERFACE_TROUBLE: Final = frozenset(
         errno.EINVAL,  # what Linux says when the source address is gone
     )
 )
-_MSG_TRUNC: Final = int(socket.MSG_TRUNC)  # a member of an enum makes `&` ten times as slow
 
 
 class Datagrams:
@@ -195,38 +196,31 @@ class Datagrams:
 
     def drain(self, receiver: socket.socket, batch: list[Packet | Arrival]) -> None:
         """Add what waits in *receiver* to *batch*, up to a bound; leave out what is one's own."""
-        recvmsg = receiver.recvmsg
         own = self.own
         packets = 0
-        for _ in range(BATCH_PACKETS_MAX):
-            if packets >= BATCH_PACKETS_MAX:
-                return
+        for _ in range(BATCH_PACKETS_MAX // DATAGRAMS_AT_ONCE):
+            came: list[Received] = []
+            more = False
             try:
-                data, ancillary, flags, source = recvmsg(
-                    offload.RECEIVE_BYTES, offload.ANCILLARY_BYTES
-                )
-            except BlockingIOError:
-                return
-            except ConnectionRefusedError:
-                continue  # an ICMP answer to something sent earlier: no news of any packet here
+                more = receive(receiver, DATAGRAMS_AT_ONCE, offload.RECEIVE_BYTES, came)
             except OSError as error:
                 self._count_receive_error(error)
-                return
-            self._receives += 1
-            segment_bytes = offload.segment_bytes_of(ancillary) if ancillary else 0
-            if source == own:
-                self._packets_own += -(-len(data) // segment_bytes) if segment_bytes else 1
-            elif flags & _MSG_TRUNC:
-                self._packets_truncated += 1
-            elif segment_bytes and len(data) > segment_bytes:
-                train = Train(data, segment_bytes)
-                packets += len(train)
-                self._packets_received += len(train)
-                batch.append(Arrival(train, source))
-            else:
-                packets += 1
-                self._packets_received += 1
-                batch.append(Packet(data, source))
+            for data, segment_bytes, truncated, source in came:
+                if source == own:
+                    self._packets_own += -(-len(data) // segment_bytes) if segment_bytes else 1
+                elif truncated:
+                    self._packets_truncated += 1
+                elif segment_bytes and len(data) > segment_bytes:
+                    train = Train(data, segment_bytes)
+                    packets += len(train)
+                    batch.append(Arrival(train, source))
+                else:
+                    packets += 1
+                    batch.append(Packet(data, source))
+            self._receives += len(came)
+            if not more or packets >= BATCH_PACKETS_MAX:
+                break
+        self._packets_received += packets
 
     def _count_receive_error(self, error: OSError) -> None:
         self._lost["receive " + errno.errorcode.get(error.errno or 0, "unknown")] += 1

@@ -41,7 +41,7 @@ from vsync.errors import (
 )
 from vsync.events import ConfigurationChanged
 from vsync.settings import RingSettings
-from vsync.train import Train
+from vsync.train import LateTrain, Train
 from vsync.transport import Address, Arrival, Burst, Packet
 from vsync.vocabulary import (
     GROUPS_PER_MESSAGE_MAX,
@@ -424,8 +424,17 @@ class Engine(Membership):
     # --- outputs --------------------------------------------------------------------------------
 
     def poll_transmit(self) -> Burst | None:
-        """The next burst to be sent, in order; None when there is none."""
-        return self._transmit.popleft() if self._transmit else None
+        """The next burst to be sent, in order; None when there is none.
+
+        Packets of new frames are made here, so that the first are on their way, and the token that
+        stands between them too, while the next are made.
+        """
+        if not self._transmit:
+            return None
+        burst = self._transmit.popleft()
+        if type(burst.packets) is LateTrain:
+            return Burst(burst.destination, burst.packets.train)
+        return burst
 
     def poll_timeout(self) -> float | None:
         """When ``handle_timeout`` is to be called; None: not before something else happens."""

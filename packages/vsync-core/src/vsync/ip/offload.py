@@ -7,7 +7,7 @@ size, the last one shorter or equal; what arrives so is handed over in one piece
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 Piece = TypeVar("Piece", bytes, bytes | memoryview)
 
@@ -26,6 +26,13 @@ GSO_BYTES_MAX: Final = {4: 65_493, 6: 65_473}
 
 RECEIVE_BYTES: Final = 65_535
 """Room for whatever one receive call can return, GRO or not."""
+
+DATAGRAMS_AT_ONCE: Final = 16
+"""So many are asked for at a time, each of them maybe joined of many packets."""
+
+Received: TypeAlias = tuple[bytes, int, bool, Any]
+"""What was received at a time: the bytes, those of each packet that was joined (0: it came alone),
+whether it was too long and is not whole, and where it is from."""
 
 ANCILLARY_BYTES: Final = socket.CMSG_SPACE(4)
 

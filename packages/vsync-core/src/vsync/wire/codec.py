@@ -1,10 +1,11 @@
 """Codec: frames to packets and back, for one node of one ring."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from vsync.errors import MalformedPacket
-from vsync.train import Train
+from vsync.train import LateTrain, Train
 from vsync.vocabulary import NodeId, RingId
 from vsync.wire import control, data, token
 from vsync.wire.control import Beacon, Commit, Join, Wake
@@ -104,7 +105,7 @@ class Codec:
         lengths: tuple[int, ...] | None = None,
         own: Own | None = None,
     ) -> Data:
-        """A data frame of this node, with its packets.
+        """A data frame of this node, with its packets, which are made when they are wanted.
 
         *lengths* are those of the messages and pieces of messages in it; without them, each of
         *pieces* is one. With *own*, the messages that end in it are not read out of it.
@@ -114,15 +115,15 @@ class Codec:
         head = data.data_head(index, counter, flags, lengths)
         buffer = b""
         first_byte = 0
-        rest: bytes | memoryview = b""
+        parts = -(-(len(head) + sum(lengths)) // self.part_bytes)
+        packets: Packets
         if own is None:
             buffer, first_byte = b"".join((head, *pieces)), len(head)
-            begin = buffer
-        elif pieces and len(pieces[-1]) >= LARGE_PIECE_BYTES:
-            begin, rest = b"".join((head, *pieces[:-1])), pieces[-1]
+            packets = self._cut(FrameType.DATA, ring, seq, buffer, b"")
+        elif parts == 1:
+            packets = self._cut_pieces(ring, seq, head, pieces)
         else:
-            begin = b"".join((head, *pieces))
-        packets = self._cut(FrameType.DATA, ring, seq, begin, rest)
+            packets = LateTrain(parts, partial(self._train, ring, seq, head, pieces))
         return Data(
             self._node,
             self._life,
@@ -137,6 +138,23 @@ class Codec:
             packets,
             own,
         )
+
+    def _cut_pieces(
+        self, ring: RingId, seq: int, head: bytes, pieces: Sequence[bytes | memoryview]
+    ) -> Packets:
+        """The packets of a data frame of those *pieces*."""
+        rest: bytes | memoryview = b""
+        if pieces and len(pieces[-1]) >= LARGE_PIECE_BYTES:
+            *pieces, rest = pieces
+        return self._cut(FrameType.DATA, ring, seq, b"".join((head, *pieces)), rest)
+
+    def _train(
+        self, ring: RingId, seq: int, head: bytes, pieces: Sequence[bytes | memoryview]
+    ) -> Train:
+        """As ``_cut_pieces``, where they are several."""
+        train = self._cut_pieces(ring, seq, head, pieces)
+        assert type(train) is Train
+        return train
 
     def recovered(self, ring: RingId, seq: int, inner: Data) -> Recovered:
         """A wrapped old frame, with its packets."""

@@ -31,7 +31,7 @@ from construct import (
 from vsync.checksum import crc32
 from vsync.copying import content_of, packets_of
 from vsync.errors import MalformedPacket
-from vsync.train import Train
+from vsync.train import LateTrain, Train
 from vsync.vocabulary import (
     GROUP_KEY_BYTES,
     GROUPS_PER_MESSAGE_MAX,
@@ -415,6 +415,8 @@ def parse_frame(part: Part, packets: Packets) -> Data | Recovered:
 
 
 def _content(packets: Packets) -> bytes:
+    if type(packets) is LateTrain:
+        packets = packets.train
     if type(packets) is Train:
         return content_of(packets.buffer, packets.packet_bytes, PART_OVERHEAD_BYTES)
     return b"".join([packet[PART_OVERHEAD_BYTES:] for packet in packets])
