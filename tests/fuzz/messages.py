@@ -13,8 +13,9 @@ from vsync.daemon import client, protocol
 from vsync.daemon import frames as daemon_frames
 from vsync.daemon.protocol import FrameReader, Type
 from vsync.daemon.server import _Wishes
+from vsync.engine.runs import Run
 from vsync.errors import DaemonError, MalformedPacket, MessageTooLarge
-from vsync.events import ConfigurationChanged
+from vsync.events import ConfigurationChanged, Envelope
 from vsync.settings import DaemonSection
 from vsync.transport import Packet
 from vsync.vocabulary import (
@@ -105,7 +106,8 @@ KV_RECORDS: Final = list(
 # --- the daemon and the doctor ------------------------------------------------------------------
 
 CONFIGURATION: Final = Configuration(id="4.1", kind=Kind.REGULAR, members=(NodeId(1),))
-DAEMON_PARSERS: Final[dict[int, Callable[[bytes], Any]]] = {
+ENVELOPE: Final = Envelope(NodeId(1), 1, 2, Priority.LOW, Guarantee.SAFE, (GROUP,), CONFIGURATION)
+DAEMON_PARSERS: Final[dict[int, Callable[[memoryview], Any]]] = {
     Type.SEND: daemon_frames.parse_send,
     Type.ACCEPTED: daemon_frames.parse_accepted,
     Type.TAKEN: daemon_frames.parse_taken,
@@ -118,7 +120,8 @@ DECLARED: Final = frozenset(map(int, Type))
 DAEMON_SEEDS: Final = [
     daemon_frames.send_frame(1, [GROUP], [b"one", b"two"], Guarantee.SAFE, Priority.LOW),
     daemon_frames.accepted_frame(1, 2, 3) + daemon_frames.taken_frame(77),
-    daemon_frames.frame_of([ConfigurationChanged(CONFIGURATION)]),
+    b"".join(daemon_frames.parts_of(ConfigurationChanged(CONFIGURATION))),
+    b"".join(daemon_frames.parts_of(Run.in_frame(ENVELOPE, 1, b"head+payload", 0, 4, [7, 5]))),
     protocol.build(Type.JOIN, number=1, closed=False, groups=[GROUP.key]),
     protocol.build(Type.REQUEST, number=1, service="kv", body=b"request"),
     protocol.build(Type.REFUSED, number=1, failure=protocol.failure_fields(MessageTooLarge(9, 8))),

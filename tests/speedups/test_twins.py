@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.speedups.pure import PACKAGE, TWINS, compiled, pure
+from vsync.engine.runs import Run
 from vsync.errors import MalformedPacket
 from vsync.events import Delivery, Envelope
 from vsync.testing.simulate import simulate
@@ -136,13 +138,20 @@ def delivered(modules: Any, frames: list[Any], order: list[int], stable: int) ->
             if packets is not None:
                 told.append(log.add(codec.assemble(part, packets)))
         log.settle(stable)
-        told += map(tuple, log.deliver(CONFIGURATION))
+        told += map(plain, log.deliver(CONFIGURATION))
         log.release()
         told.append((log.aru, log.high, log.delivered, log.released, log.held_packets))
         told.append(log.missing(log.high, 10))
-    told += map(tuple, log.deliver_rest(CONFIGURATION, stable))
-    told += map(tuple, log.deliver_transitional(CONFIGURATION, {SENDER}))
+    told += map(plain, log.deliver_rest(CONFIGURATION, stable))
+    told += map(plain, log.deliver_transitional(CONFIGURATION, {SENDER}))
     return [*told, reader.malformed, control.malformed, control.news]
+
+
+def plain(ordered: Any) -> tuple[Any, ...]:
+    """What can be compared of what was delivered."""
+    if isinstance(ordered, Run):
+        return ordered.envelope, ordered.deliveries, ordered.payload_bytes, bytes(ordered.content)
+    return tuple(ordered)
 
 
 def own(modules: Any, frames: list[Any]) -> list[Any]:
@@ -151,7 +160,7 @@ def own(modules: Any, frames: list[Any]) -> list[Any]:
     log = modules.log.Log(RING, reader, control)
     told = [log.add(frame) for frame in frames]
     log.settle(len(frames))
-    return [*told, *map(tuple, log.deliver(CONFIGURATION))]
+    return [*told, *map(plain, log.deliver(CONFIGURATION))]
 
 
 @given(packet_bytes, steps, st.data())
@@ -328,30 +337,52 @@ def test_messages_that_have_one_head_give_the_same_deliveries(
     if stranger is not None:
         messages[stranger % len(messages)] = bytes(len(messages[stranger % len(messages)]))
     frame, lengths = b"".join((gap, *messages)), tuple(map(len, messages))
-    read, read_pure = (
-        modules.alike.read_alike(ENVELOPE, counter, frame, len(gap), head, lengths)
+    alike, alike_pure = (
+        modules.alike.begin_alike(frame, len(gap), head, lengths)
         for modules in (compiled(), pure())
     )
-    assert read == read_pure
-    if read is not None:
+    assert alike is alike_pure is all(message.startswith(head) for message in messages)
+    if min(lengths) < len(head):
+        return
+    for bytes_like in (frame, memoryview(frame)):
+        place = (bytes_like, len(gap), len(head), lengths)
+        read, read_pure = (
+            modules.alike.read_alike(ENVELOPE, counter, *place) for modules in (compiled(), pure())
+        )
+        assert read == read_pure
+        payloads, payloads_pure = (
+            modules.alike.payloads_in(*place) for modules in (compiled(), pure())
+        )
+        assert payloads == payloads_pure == [message[len(head) :] for message in messages]
         again, again_pure = (
-            modules.alike.numbered(ENVELOPE, counter, [each.payload for each in read])
-            for modules in (compiled(), pure())
+            modules.alike.numbered(ENVELOPE, counter, payloads) for modules in (compiled(), pure())
         )
         assert again == again_pure == read
         assert all(type(each) is Delivery for each in (*read, *again))
+        assert all(type(each) is bytes for each in (*payloads, *payloads_pure))
         assert read[0].message.counter == counter
 
 
 def test_messages_beyond_the_end_of_their_frame_are_refused() -> None:
-    read = compiled().alike.read_alike
-    for start, lengths in ((0, (4, 4)), (7, (1,)), (-1, (1,)), (2, (-1,))):
-        with pytest.raises(ValueError, match="outside of the frame"):
-            read(ENVELOPE, 0, b"frame.", start, b"", lengths)
-    with pytest.raises(TypeError, match="lengths"):
-        read(ENVELOPE, 0, b"frame.", 0, b"", 3)
+    alike = compiled().alike
+    for function, head in (
+        (partial(alike.read_alike, ENVELOPE, 0), 0),
+        (alike.payloads_in, 0),
+        (alike.begin_alike, b""),
+    ):
+        for start, lengths in ((0, (4, 4)), (7, (1,)), (-1, (1,)), (2, (-1,))):
+            with pytest.raises(ValueError, match="outside of the frame"):
+                function(b"frame.", start, head, lengths)
+        with pytest.raises(TypeError, match="lengths"):
+            function(b"frame.", 0, head, 3)
+        with pytest.raises(TypeError, match="bytes-like"):
+            function("frame.", 0, head, (1,))
+    for function in (partial(alike.read_alike, ENVELOPE, 0), alike.payloads_in):
+        for head_bytes in (-1, 4, 2**62):
+            with pytest.raises(ValueError, match="shorter than its head"):
+                function(b"frame.", 0, head_bytes, (3, 3))
     with pytest.raises(OverflowError):
-        read(ENVELOPE, -1, b"frame.", 0, b"", (1,))
+        alike.read_alike(ENVELOPE, -1, b"frame.", 0, 0, (1,))
 
 
 @given(st.lists(st.binary(max_size=120), min_size=1, max_size=8), st.booleans())
@@ -364,7 +395,7 @@ def test_messages_that_make_no_sense_are_read_alike(messages: list[bytes], alike
         reader = modules.streams.Reader(MESSAGE_BYTES_MAX)
         out: list[Any] = []
         modules.streams.Stream(reader).ordered(frame, CONFIGURATION, out)
-        return list(map(tuple, out)), reader.malformed
+        return list(map(plain, out)), reader.malformed
 
     assert read(compiled()) == read(pure())
 

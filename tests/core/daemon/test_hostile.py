@@ -50,10 +50,10 @@ async def raw(path: Path, *says: bytes) -> AsyncIterator[Stream]:
         yield stream
 
 
-async def farewell(stream: Stream) -> list[tuple[int, bytes]]:
+async def farewell(stream: Stream) -> list[tuple[int, memoryview]]:
     """All frames up to the end of the connection."""
     reader = protocol.FrameReader(2**26)
-    found = []
+    found: list[tuple[int, memoryview]] = []
     with anyio.fail_after(PATIENCE_S):
         try:
             while True:

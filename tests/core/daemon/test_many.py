@@ -1,6 +1,5 @@
 """Many clients, and many messages: nothing lost, repeated or reordered."""
 
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import pytest
 import vsync
 from tests.core.api.rings import PATIENCE_S, ring_of
 from tests.core.daemon.test_daemon import served
-from vsync import Delivery, GroupChanged, Session
+from vsync import Delivery, Event, GroupChanged, Session
 from vsync.daemon import frames
+from vsync.engine.runs import Run
 
 pytestmark = pytest.mark.anyio
 
@@ -33,14 +33,14 @@ async def test_hundreds_of_clients_are_served_and_few_cost_what_few_cost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = 0
-    make = frames.frame_of
+    make = frames.parts_of
 
-    def counting(run: Sequence[vsync.Event]) -> bytes:
+    def counting(event: Event | Run) -> list[bytes | memoryview]:
         nonlocal made
-        made += len(run)
-        return make(run)
+        made += len(event) if isinstance(event, Run) else 1
+        return make(event)
 
-    monkeypatch.setattr(frames, "frame_of", counting)
+    monkeypatch.setattr(frames, "parts_of", counting)
     path = tmp_path / "s"
     count = 500
     with anyio.fail_after(3 * PATIENCE_S):

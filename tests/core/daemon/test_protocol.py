@@ -12,6 +12,7 @@ from hypothesis import strategies as some
 from vsync.daemon import frames, protocol
 from vsync.daemon.frames import EventFrames
 from vsync.daemon.protocol import CAUSES, DECLARATIONS, ERRORS, FrameReader, Type
+from vsync.engine.runs import Run
 from vsync.errors import DaemonError, MessageTooLarge, PluginNotFound, Undelivered, VsyncError
 from vsync.events import ConfigurationChanged, Delivery, Envelope, Event, GroupChanged, Move
 from vsync.vocabulary import (
@@ -36,13 +37,21 @@ COUNTERS = some.integers(0, 2**63 - 1)
 MEMBERS = some.builds(Member, NODES, NUMBERS)
 MOVES = some.lists(some.builds(Move, MEMBERS, some.sampled_from(Cause)), max_size=5).map(tuple)
 CONFIGURATION = Configuration(id="4.1", kind=Kind.REGULAR, members=(NodeId(1),))
+ENVELOPE = Envelope(
+    NodeId(1), 0, 1, Priority.MEDIUM, Guarantee.AGREED, (GroupKey(bytes(32)),), CONFIGURATION
+)
 
 
 def body_of(frame: bytes, kind: Type) -> bytes:
     """The body of *frame*, which is whole and of that type."""
     ((found, body),) = FrameReader(2**20).feed(frame)
     assert found == kind
-    return body
+    return bytes(body)
+
+
+def frame_of(event: Event | Run) -> bytes:
+    """The frame that tells of *event*, in one piece."""
+    return b"".join(frames.parts_of(event))
 
 
 def fields_of(member: Member) -> dict[str, int]:
@@ -90,42 +99,54 @@ def test_what_was_taken_is_as_declared(size: int) -> None:
     assert frames.parse_taken(body_of(fast, Type.TAKEN)) == size
 
 
-@given(
-    MEMBERS,
+ENVELOPES = some.builds(
+    Envelope,
+    NODES,
+    NUMBERS,
     COUNTERS,
     PRIORITIES,
-    some.integers(0, 2**63),
     GUARANTEES,
-    GROUPS,
-    some.lists(some.binary(max_size=100), min_size=1, max_size=9),
+    GROUPS.map(tuple),
+    some.just(CONFIGURATION),
 )
+PAYLOADS = some.lists(some.binary(max_size=100), min_size=1, max_size=9) | some.builds(
+    lambda payload, count: [payload] * count,
+    some.sampled_from([0, 1, 3000]).map(bytes),
+    some.integers(1, 9),
+)
+
+
+@given(ENVELOPES, some.integers(0, 2**63), PAYLOADS, some.none() | some.binary(max_size=9))
 def test_a_run_of_deliveries_is_as_declared(
-    sender: Member,
-    life: int,
-    priority: Priority,
-    counter: int,
-    guarantee: Guarantee,
-    groups: list[GroupKey],
-    payloads: list[bytes],
+    envelope: Envelope, counter: int, payloads: list[bytes], head: bytes | None
 ) -> None:
-    envelope = Envelope(*sender, life, priority, guarantee, tuple(groups), CONFIGURATION)
-    run = [Delivery(envelope, counter + place, each) for place, each in enumerate(payloads)]
-    fast = frames.frame_of(run)
+    """With a *head*, the messages stand in a frame of the ring; else each is by itself."""
+    if head is None:
+        run = Run(envelope, counter, payloads)
+    else:
+        ring_frame = b"before" + b"".join(head + payload for payload in payloads) + b"after"
+        lengths = [len(head) + len(payload) for payload in payloads]
+        run = Run.in_frame(envelope, counter, ring_frame, 6, len(head), lengths)
+    expected = [Delivery(envelope, counter + place, each) for place, each in enumerate(payloads)]
+    assert run.deliveries == expected
+    assert run.payload_bytes == sum(map(len, payloads))
+    head = head or b""
+    fast = frame_of(run)
     declared = protocol.build(
         Type.DELIVERIES,
-        **fields_of(sender),
-        life=life,
-        priority=priority,
-        guarantee=guarantee,
-        groups=[group.key for group in groups],
+        **fields_of(Member(envelope.node, envelope.session)),
+        life=envelope.life,
+        priority=envelope.priority,
+        guarantee=envelope.guarantee,
+        groups=[group.key for group in envelope.groups],
         counter=counter,
-        lengths=list(map(len, payloads)),
-        payloads=b"".join(payloads),
+        head_bytes=len(head),
+        lengths=[len(head) + len(payload) for payload in payloads],
+        messages=b"".join(head + payload for payload in payloads),
     )
     assert fast == declared
     read, *others = frames.parse_deliveries(body_of(fast, Type.DELIVERIES), CONFIGURATION)
-    assert [read, *others] == run
-    assert isinstance(read, Delivery)
+    assert [read, *others] == expected
     assert (type(read.guarantee), type(read.message.priority)) == (Guarantee, Priority)
 
 
@@ -138,7 +159,7 @@ def test_a_view_is_as_declared(
     closed: bool,
 ) -> None:
     view = GroupChanged(group, members, joined, left, closed, CONFIGURATION)
-    fast = frames.frame_of([view])
+    fast = frame_of(view)
 
     def declared(moves: tuple[Move, ...]) -> list[dict[str, int]]:
         return [{**fields_of(who), "cause": CAUSES.index(cause)} for who, cause in moves]
@@ -183,7 +204,7 @@ def test_a_configuration_comes_through_whole(
         next=next,
     )
     event = ConfigurationChanged(configuration, primary, reason)
-    body = body_of(frames.frame_of([event]), Type.CONFIGURATION)
+    body = body_of(frame_of(event), Type.CONFIGURATION)
     assert frames.parse_configuration(body) == event
 
 
@@ -256,33 +277,20 @@ def test_a_cut_send_is_refused(payload: bytes, data: some.DataObject) -> None:
 
 @given(some.data())
 def test_cut_deliveries_are_refused(data: some.DataObject) -> None:
-    whole = frames.frame_of([delivery(1, 10), delivery(2, 5)])
+    whole = frame_of(Run(ENVELOPE, 1, [bytes(10), bytes(5)]))
     body = whole[5 : data.draw(some.integers(5, len(whole) - 1))]
     for wrong in (body, whole[5:] + b"x"):
         with pytest.raises(DaemonError):
             frames.parse_deliveries(wrong, CONFIGURATION)
 
 
-@given(some.lists(some.tuples(some.integers(0, 2), some.integers(0, 3), some.booleans())))
-def test_runs_are_all_events_in_their_order_and_each_is_told_alike(
-    kinds: list[tuple[int, int, bool]],
-) -> None:
-    envelopes = [delivery(0).envelope, delivery(0).envelope._replace(session=5)]
-    batch: list[Event] = []
-    number = 60  # so that runs pass the place where they are cut
-    for kind, step, large in kinds:
-        number += step
-        if kind == 2:
-            batch.append(ConfigurationChanged(CONFIGURATION))
-        else:
-            payload = bytes(frames.RUN_BYTES // 2 + 1 if large else 3)
-            batch.append(Delivery(envelopes[kind], number, payload))
-    told = list(frames.runs(batch))
-    assert [event for run in told for event in run] == batch
-    for run in told:
-        if len(run) > 1:
-            body = body_of(frames.frame_of(run), Type.DELIVERIES)
-            assert frames.parse_deliveries(body, CONFIGURATION) == list(run)
+def test_messages_shorter_than_their_heads_are_refused() -> None:
+    run = Run.in_frame(ENVELOPE, 1, b"head and more", 0, 4, [4, 9])
+    body = bytearray(body_of(frame_of(run), Type.DELIVERIES))
+    place = body.index(struct.pack(">HI", 4, 2))
+    body[place : place + 2] = struct.pack(">H", 5)
+    with pytest.raises(DaemonError, match="shorter than their heads"):
+        frames.parse_deliveries(bytes(body), CONFIGURATION)
 
 
 @given(some.data())
@@ -296,7 +304,7 @@ def test_a_cut_view_is_refused(data: some.DataObject) -> None:
         False,
         CONFIGURATION,
     )
-    whole = frames.frame_of([view])
+    whole = frame_of(view)
     body = whole[5 : data.draw(some.integers(5, len(whole) - 1))]
     with pytest.raises(DaemonError):
         frames.parse_view(body, CONFIGURATION)
@@ -351,7 +359,7 @@ def test_frames_come_whole_however_the_stream_is_cut(
 ) -> None:
     stream = b"".join(protocol.frame(Type.SEND, body) for body in bodies)
     reader = FrameReader(100)
-    found = []
+    found: list[memoryview] = []
     while stream:
         piece = pieces[len(stream) % len(pieces)]
         found += [body for _, body in reader.feed(stream[:piece])]
@@ -361,7 +369,8 @@ def test_frames_come_whole_however_the_stream_is_cut(
 
 def test_an_impossible_length_is_found_before_the_frame_is_there() -> None:
     reader = FrameReader(100)
-    assert list(reader.feed(protocol.frame(Type.STATUS) + b"\xff\xff")) == [(Type.STATUS, b"")]
+    ((kind, body),) = reader.feed(protocol.frame(Type.STATUS) + b"\xff\xff")
+    assert (kind, bytes(body)) == (Type.STATUS, b"")
     with pytest.raises(DaemonError, match="announces a frame of 4294967295 bytes"):
         list(reader.feed(b"\xff\xff"))
 
@@ -374,23 +383,26 @@ def test_a_reader_goes_on_after_an_iteration_that_was_not_finished() -> None:
     assert len(list(reader.feed(b""))) == 2
 
 
-def delivery(number: int, size: int = 0) -> Delivery:
-    groups = (GroupKey(bytes(32)),)
-    envelope = Envelope(NodeId(1), 0, 1, Priority.MEDIUM, Guarantee.AGREED, groups, CONFIGURATION)
-    return Delivery(envelope, number, bytes(size))
+def test_only_the_frame_that_was_cut_is_put_together() -> None:
+    stream = b"".join(protocol.frame(Type.SEND, bytes(size)) for size in (10, 20, 30))
+    reader = FrameReader(100)
+    assert not list(reader.feed(stream[:8]))
+    rest = stream[8:]
+    bodies = [body for _, body in reader.feed(rest)]
+    assert list(map(len, bodies)) == [10, 20, 30]
+    assert [body.obj is rest for body in bodies] == [False, True, True]
 
 
 def test_a_run_for_several_clients_is_made_into_a_frame_once() -> None:
     shared = EventFrames()
     shared.joined()
+    run, other = (Run(ENVELOPE, number, [b"a", b"b"]) for number in (1, 3))
+    assert shared.of(run) is not shared.of(run)  # for one, nothing is kept
     shared.joined()
-    envelope = delivery(0).envelope
-    events = [Delivery(envelope, number, b"") for number in range(1, 300)]
-    first = [shared.of(run) for run in frames.runs(events)]
-    assert len(first) == 5
-    for begin in (64, 128, 256):  # one who takes less at a time shares what is whole
-        again = [shared.of(run) for run in frames.runs(events[begin - 1 :])]
-        assert all(one is other for one, other in zip(again, first[begin // 64 :], strict=True))
+    first = shared.of(run)
+    assert b"".join(first) == frame_of(run)
+    assert shared.of(other) != first
+    assert shared.of(run) is first
 
 
 def test_what_is_shared_is_bounded_and_is_forgotten_with_the_last_but_one_client() -> None:
@@ -399,9 +411,11 @@ def test_what_is_shared_is_bounded_and_is_forgotten_with_the_last_but_one_client
     shared.joined()
     size = frames.CACHED_BYTES // 10
     for number in range(100):
-        event = delivery(number, size)
-        assert shared.of([event]) == frames.frame_of([event])
-        kept = sum(len(made) for _, made in (*shared._young.values(), *shared._old.values()))
+        run = Run(ENVELOPE, number, [bytes(size)])
+        assert b"".join(shared.of(run)) == frame_of(run)
+        kept = sum(
+            sum(map(len, parts)) for _, parts in (*shared._young.values(), *shared._old.values())
+        )
         assert kept < 2 * frames.CACHED_BYTES + 4 * size
     shared.left()
     assert not shared._young

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from vsync.engine.log import Log
-from vsync.engine.streams import ControlReader, Ordered, Reader, Run
+from vsync.engine.runs import Run
+from vsync.engine.streams import ControlReader, Ordered, Reader
 from vsync.vocabulary import Configuration, GroupKey, Guarantee, Kind, NodeId, Priority, RingId
 from vsync.wire import Codec, Data, network_of
 from vsync.wire.data import flags_of, message_head

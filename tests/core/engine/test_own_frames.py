@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from tests.core.engine.logs import REGULAR, RING, new_log
 from vsync.engine.log import Log
 from vsync.engine.packing import Packer
-from vsync.engine.streams import Control, Ordered, Run
+from vsync.engine.runs import Run
+from vsync.engine.streams import Control, Ordered
 from vsync.events import Delivery
 from vsync.vocabulary import Cause, GroupKey, Guarantee, NodeId, Priority
 from vsync.wire import Codec, Data, LeaveGroups, build_control, network_of

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.engine.logs import GROUP, REGULAR, RING, Sender, payloads
-from vsync.engine.streams import Control, ControlReader, Ordered, Reader, Run, Stream, stream_key
+from vsync.engine.runs import Run
+from vsync.engine.streams import Control, ControlReader, Ordered, Reader, Stream, stream_key
 from vsync.vocabulary import Cause, GroupKey, Guarantee, Member, MessageId, NodeId, Priority
 from vsync.wire import CONTROL_LANE, Codec, Data, LeaveGroups, build_control, network_of
 from vsync.wire.data import flags_of

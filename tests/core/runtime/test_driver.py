@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from vsync import (
     Burst,
     Configuration,
     ConfigurationChanged,
-    Event,
     Evicted,
     GroupKey,
     Guarantee,
@@ -28,7 +27,7 @@ from vsync import (
 )
 from vsync.engine import Engine, MemoryStore
 from vsync.runtime.driver import MESSAGES_PER_TURN, Driver, Submission
-from vsync.runtime.mailbox import Mailbox
+from vsync.runtime.mailbox import Item, Mailbox
 from vsync.runtime.seat import Seat
 from vsync.trace import TraceWriter
 from vsync.transports.memory import MemorySettings, TransportMemory
@@ -449,9 +448,9 @@ def test_what_ended_the_node_is_not_hidden_by_a_message_that_waits(still: Driver
 
 def test_a_join_is_answered_when_its_view_is_in_the_mailbox(still: Driver) -> None:
     class Watched(Mailbox):
-        def put(self, events: list[Event], payload_bytes: int | None = None) -> None:
+        def put(self, events: Sequence[Item], size: int | None = None) -> None:
             answered.append(joining.done())
-            super().put(events, payload_bytes)
+            super().put(events, size)
 
     answered: list[bool] = []
     seat = Seat(1, Watched("watched", 1000))

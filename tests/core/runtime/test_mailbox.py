@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import pickle
 import stat
 import tempfile
 import threading
@@ -27,7 +28,8 @@ from vsync import (
     Priority,
     SlowPolicy,
 )
-from vsync.events import Event, GroupChanged, Move
+from vsync.engine import runs
+from vsync.events import GroupChanged, Move
 from vsync.runtime import spill as spill_module
 from vsync.runtime.mailbox import (
     CHANGED_BEFORE,
@@ -36,7 +38,9 @@ from vsync.runtime.mailbox import (
     PIECE_BYTES,
     TRANSITIONAL,
     UNWRITTEN_BYTES_MIN,
+    Item,
     Mailbox,
+    bytes_of,
 )
 from vsync.runtime.spill import Spill, Worker, decode, encode
 from vsync.vocabulary import Cause, GroupKey, Guarantee, Member
@@ -57,7 +61,7 @@ def delivery(counter: int, size: int = 100) -> Delivery:
     return Delivery(envelope, counter, bytes(size))
 
 
-def counters(events: Sequence[Event]) -> list[int]:
+def counters(events: Sequence[Item]) -> list[int]:
     return [event.message.counter for event in events if isinstance(event, Delivery)]
 
 
@@ -69,8 +73,8 @@ def written(mailbox: Mailbox) -> None:
         time.sleep(0.001)
 
 
-def take_all(mailbox: Mailbox) -> list[Event]:
-    taken: list[Event] = []
+def take_all(mailbox: Mailbox) -> list[Item]:
+    taken: list[Item] = []
     while batch := mailbox.take():
         taken += batch
     return taken
@@ -90,7 +94,7 @@ def spilling() -> Iterator[Mailbox]:
 @pytest.mark.parametrize("slow", SlowPolicy)
 def test_what_was_put_is_taken_in_order_and_once(slow: SlowPolicy) -> None:
     mailbox = Mailbox("", 1000, slow=slow)
-    first: list[Event] = [ConfigurationChanged(CONFIGURATION), delivery(0)]
+    first: list[Item] = [ConfigurationChanged(CONFIGURATION), delivery(0)]
     mailbox.put(first)
     mailbox.put([delivery(1)])
     assert take_all(mailbox) == [ConfigurationChanged(CONFIGURATION), delivery(0), delivery(1)]
@@ -175,7 +179,7 @@ def test_one_large_batch_does_not_evict_a_prompt_reader() -> None:
 
 
 def test_events_come_back_from_disk_as_they_were() -> None:
-    events: list[Event] = [
+    events: list[Item] = [
         ConfigurationChanged(CONFIGURATION, True, "three of five votes"),
         delivery(3, 1000),
         GroupChanged(
@@ -223,7 +227,7 @@ def test_a_batch_larger_than_memory_is_taken_in_pieces(spilling: Mailbox) -> Non
 def test_small_events_share_a_piece(monkeypatch: pytest.MonkeyPatch, spilling: Mailbox) -> None:
     sizes: list[int] = []
 
-    def counted(events: Sequence[Event]) -> bytes:
+    def counted(events: Sequence[Item]) -> bytes:
         sizes.append(len(events))
         return encode(events)
 
@@ -589,20 +593,20 @@ class Run:
         self.worker = Steps(mailbox._write)
         self.mailbox._writer = self.worker  # type: ignore[assignment]
         self.wants_primary = wants_primary
-        self.expected: list[Event] = []
+        self.expected: list[Item] = []
         self.unsettled: int | None = None
         self.surely = 0
         """So many of the expected ones were put before a put that evicted."""
-        self.taken: list[Event] = []
+        self.taken: list[Item] = []
         self.numbers = itertools.count()
 
     def put(self, shape: Sequence[int]) -> None:
         """Put deliveries with payloads of these sizes; -1 and -2 are configurations."""
         before = len(self.expected)
-        events: list[Event] = []
+        events: list[Item] = []
         for size in shape:
             if size >= 0:
-                event: Event = delivery(next(self.numbers), size)
+                event: Item = delivery(next(self.numbers), size)
                 events.append(event)
                 self.expected.append(event)
                 continue
@@ -710,7 +714,7 @@ def test_whatever_happens_what_comes_out_is_what_went_in(
     todo = iter(meanwhile)
     write = mailbox._spill.write
 
-    def write_meanwhile(events: Sequence[Event]) -> Any:
+    def write_meanwhile(events: Sequence[Item]) -> Any:
         place = write(events)
         for step in itertools.islice(todo, 2):
             if step == "take":
@@ -732,6 +736,45 @@ def test_whatever_happens_what_comes_out_is_what_went_in(
         run.check()
         assert 0 <= mailbox.memory_bytes <= mailbox.waiting_bytes
     run.finish()
+
+
+# --- runs ---------------------------------------------------------------------------------------
+
+
+def in_frame(counter: int, payloads: list[bytes]) -> runs.Run:
+    """The messages of a frame of the ring."""
+    frame = b"".join(b"head" + payload for payload in payloads)
+    lengths = [4 + len(payload) for payload in payloads]
+    return runs.Run.in_frame(delivery(0).envelope, counter, frame, 0, 4, lengths)
+
+
+def test_a_run_counts_what_its_messages_count() -> None:
+    payloads = [bytes(size) for size in (10, 20, 30)]
+    events: list[Item] = [ConfigurationChanged(CONFIGURATION)]
+    each, together = Mailbox("", 1000), Mailbox("", 1000)
+    each.put([*events, *in_frame(7, payloads).deliveries])
+    together.put([*events, in_frame(7, payloads)])
+    assert together.waiting_bytes == each.waiting_bytes == 4 * EVENT_BYTES + 60
+    assert len(together.take()) == 2
+    assert together.waiting_bytes == 0
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["payloads", "in a frame"])
+def test_a_run_comes_back_from_disk_as_it_was(alone: bool) -> None:
+    payloads = [bytes(size) for size in (10, 10, 3000)]
+    run = runs.Run(delivery(0).envelope, 5, payloads) if alone else in_frame(5, payloads)
+    (again,) = decode(encode([run]))
+    assert isinstance(again, runs.Run)
+    assert again.deliveries == run.deliveries
+    assert bytes_of(again) == bytes_of(run)
+    assert bytes(again.content) == bytes(run.content)
+
+
+def test_a_frame_is_not_kept_for_a_small_part_of_it() -> None:
+    frame = bytes(60_000) + b"head" + b"payload" + bytes(1000)
+    run = runs.Run.in_frame(delivery(0).envelope, 5, frame, 60_000, 4, [11])
+    assert [each.payload for each in run.deliveries] == [b"payload"]
+    assert len(pickle.dumps(run)) < 10_000
 
 
 # --- threads ------------------------------------------------------------------------------------

@@ -208,15 +208,9 @@ class Node:
         With *primary*, regular configurations come with ``primary`` and ``reason``, once a service
         has decided; raises MisuseError where none does. *name* is for warnings.
         """
-        if primary and not self.decides_primary:
-            raise MisuseError(
-                "no service of this node decides which configuration is primary; "
-                "add a section [service.quorum] to its settings"
-            )
-        mailbox_name = name or str(self._session_numbers + 1)
         return NodeSession(
             self,
-            mailbox_name,
+            name,
             queue_bytes,
             slow=slow,
             spill_bytes=spill_bytes,

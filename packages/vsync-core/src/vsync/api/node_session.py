@@ -1,7 +1,7 @@
 """Sessions on a node in this process, those of programs and those of services."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio.lowlevel
 
@@ -11,7 +11,7 @@ from vsync.api.session import Session
 from vsync.errors import MessageTooLarge, MisuseError, NodeClosed, WouldBlock
 from vsync.events import Event
 from vsync.runtime.driver import MESSAGES_PER_TURN, Submission
-from vsync.runtime.mailbox import Mailbox
+from vsync.runtime.mailbox import Item, Mailbox
 from vsync.runtime.seat import Seat
 from vsync.vocabulary import (
     Cause,
@@ -52,14 +52,21 @@ class NodeSession(Session):
         spill_bytes: int = SPILL_BYTES,
         primary: bool = False,
         serves: bool = False,
+        in_runs: bool = False,
     ) -> None:
         super().__init__()
+        if primary and not node.decides_primary:
+            raise MisuseError(
+                "no service of this node decides which configuration is primary; "
+                "add a section [service.quorum] to its settings"
+            )
         node._session_numbers += 1
         self._node = node
+        mailbox_name = name or str(node._session_numbers)
         self._mailbox = Mailbox(
-            name, queue_bytes, slow=slow, spill_bytes_max=spill_bytes, wants_primary=primary
+            mailbox_name, queue_bytes, slow=slow, spill_bytes_max=spill_bytes, wants_primary=primary
         )
-        self._seat = Seat(node._session_numbers, self._mailbox, serves=serves)
+        self._seat = Seat(node._session_numbers, self._mailbox, serves=serves, in_runs=in_runs)
         self._news = News()
         self._closed = False
         self._sent_at = float("-inf")
@@ -123,6 +130,10 @@ class NodeSession(Session):
         return self._mailbox.full_since
 
     async def _take(self) -> Sequence[Event]:
+        return cast(Sequence[Event], await self._take_items())
+
+    async def _take_items(self) -> Sequence[Item]:
+        """As ``_take``; messages in runs, if the session was made so."""
         driver, mailbox = self._node._driver, self._mailbox
         await anyio.lowlevel.checkpoint()  # before taking: who is cancelled must have taken nothing
         while True:
@@ -179,10 +190,20 @@ class NodeSession(Session):
         guarantee: Guarantee,
         priority: Priority,
     ) -> None:
-        self._check(groups, [payload])
-        submission = Submission(self._seat.session, groups, [payload], guarantee, priority)
+        self._send_all_nowait(groups, [payload], guarantee, priority)
+
+    def _send_all_nowait(
+        self,
+        groups: tuple[GroupKey, ...],
+        payloads: list[bytes],
+        guarantee: Guarantee,
+        priority: Priority,
+    ) -> Sequence[MessageId]:
+        """Hand messages over in one go, or raise WouldBlock."""
+        self._check(groups, payloads)
+        submission = Submission(self._seat.session, groups, payloads, guarantee, priority)
         self._node._rooms[priority].check(submission.size)
-        self._node._driver.submit(submission)
+        return self._node._driver.submit(submission)
 
     async def _give_way(self) -> None:
         """Raise if the caller was cancelled, and let other tasks run first if that is fair.
@@ -221,6 +242,50 @@ class NodeSession(Session):
             raise self._mailbox.evicted.with_traceback(None)
         if self._closed:
             raise NodeClosed("the session is closed")
+
+
+class RunSession(NodeSession):
+    """A session for a program elsewhere, to whom messages go in runs; take them as such only."""
+
+    def __init__(
+        self,
+        node: "Node",
+        name: str,
+        queue_bytes: int,
+        *,
+        slow: SlowPolicy,
+        spill_bytes: int,
+        primary: bool,
+    ) -> None:
+        super().__init__(
+            node,
+            name,
+            queue_bytes,
+            slow=slow,
+            spill_bytes=spill_bytes,
+            primary=primary,
+            in_runs=True,
+        )
+
+    async def take_runs(self) -> Sequence[Item]:
+        """Wait for events; all that are there. Who is cancelled has taken none."""
+        return await self._take_items()
+
+    def submit(
+        self,
+        payloads: list[bytes],
+        groups: tuple[GroupKey, ...],
+        guarantee: Guarantee,
+        priority: Priority,
+    ) -> Sequence[MessageId] | None:
+        """As ``send_batch``, without letting others run first; None if that has to wait."""
+        if len(payloads) > MESSAGES_PER_TURN:
+            return None
+        keys = self._destination(groups)
+        try:
+            return self._send_all_nowait(keys, payloads, guarantee, priority)
+        except WouldBlock:
+            return None
 
 
 class NodeServiceSession(NodeSession, ServiceSession):

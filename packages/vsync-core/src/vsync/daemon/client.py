@@ -48,7 +48,7 @@ CONNECT_S: Final = 10.0
 LEAVE_S: Final = 2.0
 """How long the daemon may take to let a client go."""
 
-WINDOW_BYTES: Final = 2**20
+WINDOW_BYTES: Final = 2**22
 """Bytes of events that wait in this process, at most; the others wait at the daemon."""
 
 BATCH_BYTES: Final = 2**18
@@ -334,9 +334,9 @@ def _is_passing(error: VsyncError) -> bool:
 
 
 def _check(payloads: Sequence[bytes], link: Link) -> None:
-    for payload in payloads:
-        if len(payload) > link.message_bytes_max:
-            raise MessageTooLarge(len(payload), link.message_bytes_max)
+    largest = max(map(len, payloads), default=0)
+    if largest > link.message_bytes_max:
+        raise MessageTooLarge(largest, link.message_bytes_max)
 
 
 def _key_parts(groups: Sequence[GroupKey]) -> Iterator[list[bytes]]:
@@ -345,8 +345,10 @@ def _key_parts(groups: Sequence[GroupKey]) -> Iterator[list[bytes]]:
         yield [group.key for group in groups[start : start + protocol.GROUPS_MAX]]
 
 
-def _parts(payloads: Sequence[bytes]) -> list[list[bytes]]:
+def _parts(payloads: list[bytes]) -> list[list[bytes]]:
     """*payloads* in parts that fit a frame each."""
+    if payloads and sum(map(len, payloads)) + 4 * len(payloads) <= BATCH_BYTES:
+        return [payloads]
     parts: list[list[bytes]] = []
     size = 0
     for payload in payloads:

@@ -5,13 +5,14 @@ times as much.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from vsync.daemon import protocol
 from vsync.daemon.protocol import CAUSES, Type
-from vsync.engine.alike import read_alike
+from vsync.engine.alike import payloads_in, read_alike
+from vsync.engine.runs import Run
 from vsync.errors import DaemonError, MisuseError
 from vsync.events import ConfigurationChanged, Delivery, Envelope, Event, GroupChanged, Move
 from vsync.vocabulary import (
@@ -29,12 +30,8 @@ from vsync.vocabulary import (
 CACHED_BYTES: Final = 4 * 2**20
 """About how much ``EventFrames`` keeps, twice."""
 
-RUN_MESSAGES: Final = 64
-"""A run of messages ends where its number can be divided by this, so that runs of several clients
-are the same though they take what waits at different times."""
-
-RUN_BYTES: Final = 2**16
-"""Payloads of a run together, unless it is one message."""
+JOINED_BYTES: Final = 4096
+"""To copy so many bytes into a frame costs less than to write them as a piece of their own."""
 
 _COUNT: Final = struct.Struct(">I")
 _SEND: Final = struct.Struct(">IBBB")
@@ -43,7 +40,7 @@ _ACCEPTED: Final = struct.Struct(">IQI")
 _ACCEPTED_FRAME: Final = struct.Struct(">IBIQI")
 _DELIVERIES: Final = struct.Struct(">IIQBBB")
 _DELIVERIES_HEAD: Final = struct.Struct(">IBIIQBBB")
-_RUN: Final = struct.Struct(">QI")
+_RUN: Final = struct.Struct(">QHI")
 _TAKEN: Final = struct.Struct(">I")
 _TAKEN_FRAME: Final = struct.Struct(">IBI")
 _MEMBER: Final = struct.Struct(">II")
@@ -84,26 +81,18 @@ def send_frame(
     )
 
 
-def parse_send(body: bytes) -> Send:
+def parse_send(body: bytes | memoryview) -> Send:
     """Read a SEND. Raises DaemonError."""
     try:
         number, guarantee, priority, groups_count = _SEND.unpack_from(body)
         start = _SEND.size + groups_count * GROUP_KEY_BYTES
-        groups = _keys(body[_SEND.size : start])
+        groups = _keys(bytes(body[_SEND.size : start]))
         (count,) = _COUNT.unpack_from(body, start)
         start += _COUNT.size
         if not 1 <= groups_count <= GROUPS_PER_MESSAGE_MAX:
             raise DaemonError(f"a message goes to 1 to {GROUPS_PER_MESSAGE_MAX} groups")
-        if not 1 <= count <= (len(body) - start) // _COUNT.size:
-            raise DaemonError(f"the client announces {count} messages in {len(body)} bytes")
-        lengths = struct.unpack_from(f">{count}I", body, start)
-        start += count * _COUNT.size
-        if sum(lengths) != len(body) - start:
-            raise DaemonError("the client sent messages whose lengths do not add up")
-        payloads = []
-        for length in lengths:
-            payloads.append(body[start : start + length])
-            start += length
+        lengths, start = _lengths(body, start, count, "client")
+        payloads = payloads_in(body, start, 0, lengths)
         return Send(number, groups, payloads, Guarantee(guarantee), Priority(priority))
     except (struct.error, ValueError, MisuseError) as error:
         raise DaemonError(f"the client sent messages that make no sense: {error}") from error
@@ -114,7 +103,7 @@ def accepted_frame(number: int, first: int, count: int) -> bytes:
     return _ACCEPTED_FRAME.pack(_ACCEPTED.size + 1, Type.ACCEPTED, number, first, count)
 
 
-def parse_accepted(body: bytes) -> tuple[int, int, int]:
+def parse_accepted(body: bytes | memoryview) -> tuple[int, int, int]:
     """Read an ACCEPTED: number, the counter of the first message, and how many there are."""
     try:
         number, first, count = _ACCEPTED.unpack(body)
@@ -128,7 +117,7 @@ def taken_frame(size_bytes: int) -> bytes:
     return _TAKEN_FRAME.pack(_TAKEN.size + 1, Type.TAKEN, size_bytes)
 
 
-def parse_taken(body: bytes) -> int:
+def parse_taken(body: bytes | memoryview) -> int:
     """Read a TAKEN. Raises DaemonError."""
     try:
         (size_bytes,) = _TAKEN.unpack(body)
@@ -152,57 +141,32 @@ def _joined_keys(groups: tuple[GroupKey, ...]) -> bytes:
     return b"".join(group.key for group in groups)
 
 
-def runs(batch: Sequence[Event]) -> Iterator[Sequence[Event]]:
-    """*batch* in pieces that are a frame each: runs of messages that are alike, others alone."""
-    start = size = 0
-    envelope: Envelope | None = None
-    following = -1
-    for place, event in enumerate(batch):
-        if type(event) is Delivery:
-            size += len(event[2])
-            if (
-                event[0] is envelope
-                and event[1] == following
-                and following % RUN_MESSAGES
-                and size <= RUN_BYTES
-            ):
-                following += 1
-                continue
-            envelope, following, size = event[0], event[1] + 1, len(event[2])
-        else:
-            envelope = None
-        if place > start:
-            yield batch[start:place]
-        start = place
-    if len(batch) > start:
-        yield batch[start:]
-
-
-def frame_of(run: Sequence[Event]) -> bytes:
-    """The frame that tells a client of a run of messages, or of one other event."""
-    event = run[0]
-    if type(event) is Delivery:
-        return _deliveries_frame(event, [each[2] for each in run if type(each) is Delivery])
+def parts_of(event: Event | Run) -> list[bytes | memoryview]:
+    """The frame that tells a client of a run of messages, or of one other event; in pieces."""
+    if isinstance(event, Run):
+        return _deliveries(event)
     if isinstance(event, GroupChanged):
-        return protocol.frame(Type.VIEW, _view_body(event))
+        return [protocol.frame(Type.VIEW, _view_body(event))]
     assert isinstance(event, ConfigurationChanged)
-    return _configuration_frame(event)
+    return [_configuration_frame(event)]
 
 
-def _deliveries_frame(first: Delivery, payloads: Sequence[bytes]) -> bytes:
-    (node, session, life, priority, guarantee, groups, _), counter, _ = first
+def _deliveries(run: Run) -> list[bytes | memoryview]:
+    node, session, life, priority, guarantee, groups, _ = run.envelope
     keys = _joined_keys(groups)
-    lengths = list(map(len, payloads))
+    lengths, content = run.lengths, run.content
     messages = len(lengths)
-    size = _DELIVERIES.size + len(keys) + _RUN.size + _COUNT.size * messages + sum(lengths)
+    size = _DELIVERIES.size + len(keys) + _RUN.size + _COUNT.size * messages + len(content)
     head = _DELIVERIES_HEAD.pack(
         1 + size, Type.DELIVERIES, node, session, life, priority, guarantee, len(groups)
     )
-    table = struct.pack(f">QI{messages}I", counter, messages, *lengths)
-    return b"".join((head, keys, table, *payloads))
+    table = struct.pack(f">QHI{messages}I", run.counter, run.head_bytes, messages, *lengths)
+    if len(content) <= JOINED_BYTES:
+        return [b"".join((head, keys, table, content))]
+    return [b"".join((head, keys, table)), content]
 
 
-def parse_deliveries(body: bytes, configuration: Configuration) -> list[Event]:
+def parse_deliveries(body: bytes | memoryview, configuration: Configuration) -> list[Delivery]:
     """Read a DELIVERIES, which belongs to *configuration*. Raises DaemonError."""
     try:
         node, session, life, priority, guarantee, groups = _DELIVERIES.unpack_from(body)
@@ -213,22 +177,30 @@ def parse_deliveries(body: bytes, configuration: Configuration) -> list[Event]:
             life,
             _PRIORITIES[priority],
             _GUARANTEES[guarantee],
-            _keys(body[_DELIVERIES.size : start]),
+            _keys(bytes(body[_DELIVERIES.size : start])),
             configuration,
         )
-        counter, messages = _RUN.unpack_from(body, start)
+        counter, head_bytes, messages = _RUN.unpack_from(body, start)
         start += _RUN.size
-        if not 1 <= messages <= (len(body) - start) // _COUNT.size:
-            raise DaemonError(f"the daemon announces {messages} messages in {len(body)} bytes")
-        lengths = struct.unpack_from(f">{messages}I", body, start)
-        start += messages * _COUNT.size
-        if sum(lengths) != len(body) - start:
-            raise DaemonError("the daemon sent messages whose lengths do not add up")
+        lengths, start = _lengths(body, start, messages, "daemon")
+        if min(lengths) < head_bytes:
+            raise DaemonError("the daemon sent messages that are shorter than their heads")
     except (struct.error, IndexError, MisuseError) as error:
         raise DaemonError(f"the daemon sent messages that make no sense: {error}") from error
-    deliveries = read_alike(envelope, counter, body, start, b"", lengths)
-    assert deliveries is not None  # anything begins with nothing
-    return list[Event](deliveries)
+    return read_alike(envelope, counter, body, start, head_bytes, lengths)
+
+
+def _lengths(
+    body: bytes | memoryview, start: int, messages: int, who: str
+) -> tuple[tuple[int, ...], int]:
+    """The lengths of so many messages, which are the rest of *body*; where the first begins."""
+    if not 1 <= messages <= (len(body) - start) // _COUNT.size:
+        raise DaemonError(f"the {who} announces {messages} messages in {len(body)} bytes")
+    lengths = struct.unpack_from(f">{messages}I", body, start)
+    start += messages * _COUNT.size
+    if sum(lengths) != len(body) - start:
+        raise DaemonError(f"the {who} sent messages whose lengths do not add up")
+    return lengths, start
 
 
 def _view_body(view: GroupChanged) -> bytes:
@@ -251,10 +223,10 @@ def _moves(moves: Sequence[Move]) -> Sequence[bytes]:
     ]
 
 
-def parse_view(body: bytes, configuration: Configuration) -> GroupChanged:
+def parse_view(body: bytes | memoryview, configuration: Configuration) -> GroupChanged:
     """Read a VIEW, which belongs to *configuration*. Raises DaemonError."""
     try:
-        group = GroupKey(body[:GROUP_KEY_BYTES])
+        group = GroupKey(bytes(body[:GROUP_KEY_BYTES]))
         closed = body[GROUP_KEY_BYTES] != 0
         place = GROUP_KEY_BYTES + 1
         members, place = _array(_MEMBER, body, place)
@@ -274,7 +246,9 @@ def parse_view(body: bytes, configuration: Configuration) -> GroupChanged:
         raise DaemonError(f"the daemon sent a view that makes no sense: {error}") from error
 
 
-def _array(element: struct.Struct, body: bytes, place: int) -> tuple[Sequence[Any], int]:
+def _array(
+    element: struct.Struct, body: bytes | memoryview, place: int
+) -> tuple[Sequence[Any], int]:
     (count,) = _COUNT.unpack_from(body, place)
     start = place + _COUNT.size
     end = start + count * element.size
@@ -302,7 +276,7 @@ def _configuration_frame(event: ConfigurationChanged) -> bytes:
     )
 
 
-def parse_configuration(body: bytes) -> ConfigurationChanged:
+def parse_configuration(body: bytes | memoryview) -> ConfigurationChanged:
     """Read a CONFIGURATION. Raises DaemonError."""
     fields = protocol.parse(Type.CONFIGURATION, body)
     return ConfigurationChanged(
@@ -322,28 +296,28 @@ def parse_configuration(body: bytes) -> ConfigurationChanged:
 class EventFrames:
     """Frames of events that go to many clients, each made once.
 
-    All sessions of a node are given the same objects, so a run of messages is known by the identity
-    of its first and by its length. What was made longest ago is forgotten, half of it at a time.
+    All sessions of a node are given the same objects, so an event, or a run of messages, is known
+    by its identity. What was made longest ago is forgotten, half of it at a time.
     """
 
     def __init__(self) -> None:
         self.readers = 0
         """How many clients there are; with one, nothing is kept."""
-        self._young: dict[tuple[int, int], tuple[Event, bytes]] = {}
-        self._old: dict[tuple[int, int], tuple[Event, bytes]] = {}
+        self._young: dict[int, tuple[Event | Run, list[bytes | memoryview]]] = {}
+        self._old: dict[int, tuple[Event | Run, list[bytes | memoryview]]] = {}
         self._young_bytes = 0
 
-    def of(self, run: Sequence[Event]) -> bytes:
-        """The frame of *run*, one of ``runs``."""
+    def of(self, event: Event | Run) -> list[bytes | memoryview]:
+        """The frame of *event*, in pieces."""
         if self.readers <= 1:
-            return frame_of(run)
+            return parts_of(event)
         # An event that is kept lives, so nothing else has its identity.
-        key = id(run[0]), len(run)
+        key = id(event)
         made = self._young.get(key) or self._old.get(key)
         if made is None:
-            made = run[0], frame_of(run)
+            made = event, parts_of(event)
             self._young[key] = made
-            self._young_bytes += len(made[1])
+            self._young_bytes += sum(map(len, made[1]))
             if self._young_bytes > CACHED_BYTES:
                 self._old, self._young, self._young_bytes = self._young, {}, 0
         return made[1]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 
 from vsync.daemon import frames, protocol
 from vsync.daemon.protocol import DAEMON_PROTOCOL, FrameReader, Type
@@ -71,7 +72,8 @@ class Link:
         self._asked: dict[int, Asked] = {}
         self._number = 0
         self._taken_bytes = 0
-        self._turn = anyio.Lock()  # it is fair, so those who wait go in their order
+        # It is fair, so those who wait go in their order.
+        self._turn = anyio.Lock(fast_acquire=True)
         self._send_window_bytes = 0
         self._unaccepted_bytes = 0
         self._room = anyio.Event()
@@ -171,6 +173,7 @@ class Link:
         priority: Priority,
     ) -> Asked:
         """Send messages when it is their turn and there is room; what to wait for."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
         number = self._next_number()
         frame = frames.send_frame(number, groups, payloads, guarantee, priority)
         async with self._turn:
@@ -242,7 +245,7 @@ class Link:
             if events:
                 self._tell(events, size)
 
-    def _take_answer(self, kind: int, body: bytes) -> None:
+    def _take_answer(self, kind: int, body: memoryview) -> None:
         match kind:
             case Type.ACCEPTED:
                 number, first, count = frames.parse_accepted(body)

@@ -55,7 +55,7 @@ from vsync.errors import (
 )
 from vsync.vocabulary import GROUP_KEY_BYTES, Cause, SlowPolicy
 
-DAEMON_PROTOCOL: Final = 3
+DAEMON_PROTOCOL: Final = 4
 """Raised when older clients could no longer follow."""
 
 GROUPS_MAX: Final = 4096
@@ -195,8 +195,9 @@ DELIVERIES = Struct(
     "guarantee" / Int8ub,
     "groups" / PrefixedArray(Int8ub, KEY),
     "counter" / Int64ub,  # of the first; the others' follow
-    "lengths" / PrefixedArray(Int32ub, Int32ub),
-    "payloads" / GreedyBytes,  # one after another
+    "head_bytes" / Int16ub,  # what each has before its payload, which is the ring's
+    "lengths" / PrefixedArray(Int32ub, Int32ub),  # with the heads
+    "messages" / GreedyBytes,  # one after another
 )
 CONFIGURATION = Struct(
     "id" / PascalString(Int16ub, "utf8"),
@@ -257,18 +258,18 @@ def build(kind: Type, **fields: Any) -> bytes:
     return frame(kind, DECLARATIONS[kind].build(fields))
 
 
-def parse(kind: Type, body: bytes) -> Any:
+def parse(kind: Type, body: bytes | memoryview) -> Any:
     """The fields of a body. Raises DaemonError if they are not as declared."""
     return _parse(DECLARATIONS[kind], body)
 
 
-def parse_protocol(body: bytes) -> int:
+def parse_protocol(body: bytes | memoryview) -> int:
     """Which protocol a HELLO of any version speaks. Raises DaemonError."""
     protocol: int = _parse(GREETING, body).protocol
     return protocol
 
 
-def _parse(declaration: "Construct[Any, Any]", body: bytes) -> Any:
+def _parse(declaration: "Construct[Any, Any]", body: bytes | memoryview) -> Any:
     try:
         return declaration.parse(body)
     except (ConstructError, UnicodeDecodeError) as error:
@@ -310,38 +311,58 @@ class FrameReader:
 
     def __init__(self, frame_bytes_max: int) -> None:
         self.frame_bytes_max = frame_bytes_max
-        self._rest = bytearray()
-        self._needed = 0
-        """Without so many bytes there is no frame in what rests."""
+        self._cut = bytearray()
+        """The beginning of a frame."""
+        self._unread = b""
+        """What was not asked for."""
 
-    def feed(self, data: bytes) -> Generator[tuple[int, bytes], None, None]:
+    def feed(self, data: bytes) -> Generator[tuple[int, memoryview], None, None]:
         """Add *data*; the frames that are complete now, as type and body.
 
         Frames that the caller does not ask for any more stay for the next call.
         Raises DaemonError for a length that no frame has.
         """
-        if self._rest:
-            self._rest += data
-            if len(self._rest) < self._needed:
-                return
-            data = bytes(self._rest)
-            self._rest.clear()
+        if self._unread:
+            data = self._unread + data
+        view, cut = memoryview(data), self._cut
         place, end = 0, len(data)
-        unpack, limit = _LENGTH.unpack_from, self.frame_bytes_max
-        self._needed = _LENGTH.size
         try:
-            while end - place >= 4:
-                (length,) = unpack(data, place)
-                if not 1 <= length <= limit:
-                    raise DaemonError(
-                        f"the other side announces a frame of {length} bytes; 1 to {limit} are "
-                        "possible"
-                    )
-                start, following = place + 5, place + 4 + length
-                if end < following:
-                    self._needed = following - place
+            while place < end:
+                if cut:
+                    # Only the frame that was cut is put together; the others stay where they are.
+                    place += self._go_on(view[place:])
+                    if len(cut) < _LENGTH.size or len(cut) < self._size_of(cut, 0):
+                        continue
+                    whole = bytes(cut)
+                    cut.clear()
+                    yield whole[HEAD_BYTES - 1], memoryview(whole)[HEAD_BYTES:]
+                    continue
+                start = place
+                known = end - start >= _LENGTH.size
+                if not known or end - start < (size := self._size_of(data, start)):
+                    cut += view[start:]
+                    place = end
                     break
-                place = following
-                yield data[start - 1], data[start:following]
+                place = start + size
+                yield data[start + HEAD_BYTES - 1], view[start + HEAD_BYTES : place]
         finally:
-            self._rest += data[place:]
+            self._unread = data[place:]
+
+    def _go_on(self, view: memoryview) -> int:
+        """Add to the frame that was cut what *view* has of it, or of its length; how much."""
+        cut = self._cut
+        size = _LENGTH.size if len(cut) < _LENGTH.size else self._size_of(cut, 0)
+        missing = view[: size - len(cut)]
+        cut += missing
+        return len(missing)
+
+    def _size_of(self, data: bytes | bytearray, start: int) -> int:
+        """How long the frame is that begins there."""
+        (length,) = _LENGTH.unpack_from(data, start)
+        if not 1 <= length <= self.frame_bytes_max:
+            raise DaemonError(
+                f"the other side announces a frame of {length} bytes; 1 to {self.frame_bytes_max} "
+                "are possible"
+            )
+        size: int = _LENGTH.size + length
+        return size

@@ -16,7 +16,7 @@ import socket
 import stat
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,11 @@ from typing import Final
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
+from vsync.api.news import News
 from vsync.api.node import Node
-from vsync.api.node_session import NodeSession
+from vsync.api.node_session import NodeSession, RunSession
 from vsync.daemon import frames, protocol
 from vsync.daemon.commands import ARGUMENTS_BYTES_MAX, obey
 from vsync.daemon.frames import EventFrames, Send
@@ -42,14 +44,17 @@ from vsync.errors import (
     VsyncError,
 )
 from vsync.settings import MESSAGE_BYTES_LIMIT, DaemonSection, NodeSettings
-from vsync.vocabulary import Cause, GroupKey, Priority, SlowPolicy
+from vsync.vocabulary import Cause, GroupKey, MessageId, Priority, SlowPolicy
 
 RECEIVE_BYTES: Final = 2**18
 HELLO_S: Final = 5.0
 """How long a new client may take to say HELLO."""
 
-SEND_WINDOW_BYTES: Final = 2**20
+SEND_WINDOW_BYTES: Final = 2**21
 """What a client may send beyond what was accepted, unless a single message is larger."""
+
+SENDS_AT_A_TIME: Final = 8
+"""So many SENDs of a client are accepted before other clients have their turn."""
 
 REQUESTS_MAX: Final = 64
 """What a client may ask at a time, besides sending."""
@@ -201,7 +206,7 @@ class _Wishes:
     name: str
 
     @classmethod
-    def from_hello(cls, body: bytes, bounds: DaemonSection) -> "_Wishes":
+    def from_hello(cls, body: bytes | memoryview, bounds: DaemonSection) -> "_Wishes":
         """Read a HELLO. Raises DaemonError for what is not allowed here."""
         fields = protocol.parse(Type.HELLO, body)
         if fields.slow > len(protocol.SLOW_POLICIES):
@@ -253,7 +258,7 @@ class _Client:
         self._requests = 0
         self._sends: deque[tuple[Send, int]] = deque()
         self._sends_bytes = 0
-        self._sends_news = anyio.Event()
+        self._sends_news = News()
         self._sends_done = anyio.Event()
         self._send_window_bytes = max(
             SEND_WINDOW_BYTES, 2 * server.node.settings.ring.message_bytes_max
@@ -297,7 +302,7 @@ class _Client:
             except (anyio.ClosedResourceError, anyio.EndOfStream, OSError):
                 return
 
-    async def _greet(self) -> NodeSession:
+    async def _greet(self) -> RunSession:
         """Hear who the client is and what it wants. Raises DaemonError."""
         node = self._node
         with anyio.move_on_after(HELLO_S) as waiting:
@@ -313,10 +318,11 @@ class _Client:
                 "install the same version of vsync-core for both"
             )
         wishes = _Wishes.from_hello(body, node.settings.daemon)
-        session = node.session(
-            name=wishes.name or "of a local program",
+        session = RunSession(
+            node,
+            wishes.name or "of a local program",
+            wishes.queue_bytes,
             slow=wishes.slow,
-            queue_bytes=wishes.queue_bytes,
             spill_bytes=wishes.spill_bytes,
             primary=wishes.primary,
         )
@@ -337,14 +343,14 @@ class _Client:
         )
         return session
 
-    async def _first_frame(self) -> tuple[int, bytes]:
+    async def _first_frame(self) -> tuple[int, memoryview]:
         while True:
             data = await self._stream.receive(4096)
             with contextlib.closing(self._reader.feed(data)) as found:
                 for kind, body in found:
                     return kind, body  # what came with it is looked at later
 
-    async def _attend(self, session: NodeSession) -> None:
+    async def _attend(self, session: RunSession) -> None:
         """Serve *session*, and end it with the cause of its end."""
         clients, event_frames = self._server.clients, self._server.frames
         async with session:
@@ -404,10 +410,10 @@ class _Client:
             )
         self._sends.append((send, size))
         self._sends_bytes += size
-        self._sends_news.set()
+        self._sends_news.tell()
 
     def _begin(
-        self, session: NodeSession, tasks: anyio.abc.TaskGroup, kind: int, body: bytes
+        self, session: NodeSession, tasks: anyio.abc.TaskGroup, kind: int, body: memoryview
     ) -> None:
         """Begin to answer a request; others may be answered before it."""
         refusals: tuple[type[VsyncError], ...] = (MisuseError, ServiceFailed, Evicted)
@@ -486,51 +492,58 @@ class _Client:
     async def _status(self) -> bytes:
         return json.dumps(await self._node.status()).encode()
 
-    async def _send(self, session: NodeSession) -> None:
+    async def _send(self, session: RunSession) -> None:
         """Send what the client wants sent, in its order."""
         while True:
             while not self._sends:
-                self._sends_news = anyio.Event()
                 await self._sends_news.wait()
-            send, size = self._sends.popleft()
-            self._sending_since = time.monotonic()
-            self._sending_priority = send.priority
-            try:
-                sent = await session.send_batch(
-                    send.payloads,
-                    *send.groups,
-                    guarantee=send.guarantee,
-                    priority=send.priority,
-                )
-            except (MisuseError, Evicted) as error:  # evicted: what came before still goes out
-                self._refuse(send.number, error)
-            else:
-                self._outgoing.put(frames.accepted_frame(send.number, sent[0].counter, len(sent)))
-            self._sending_since = None
-            self._sends_bytes -= size
+            for _ in range(min(len(self._sends), SENDS_AT_A_TIME)):
+                send, size = self._sends.popleft()
+                try:
+                    sent = session.submit(
+                        send.payloads, send.groups, send.guarantee, send.priority
+                    ) or await self._send_in_turn(session, send)
+                except (MisuseError, Evicted) as error:  # evicted: what came before still goes out
+                    self._refuse(send.number, error)
+                else:
+                    accepted = frames.accepted_frame(send.number, sent[0].counter, len(sent))
+                    self._outgoing.put(accepted)
+                self._sends_bytes -= size
             if not self._sends_bytes:
                 self._sends_done.set()
             await self._outgoing.room()
+            await anyio.lowlevel.checkpoint()
+
+    async def _send_in_turn(self, session: NodeSession, send: Send) -> Sequence[MessageId]:
+        """Send when there is room, and nobody waits for it who came before."""
+        self._sending_since = time.monotonic()
+        self._sending_priority = send.priority
+        try:
+            return await session.send_batch(
+                send.payloads, *send.groups, guarantee=send.guarantee, priority=send.priority
+            )
+        finally:
+            self._sending_since = None
 
     # --- what the client is told ----------------------------------------------------------------
 
-    async def _tell(self, session: NodeSession) -> None:
+    async def _tell(self, session: RunSession) -> None:
         """Pass on the session's events, as the client opens its window."""
         size_max = min(WRITE_BYTES, self._window_bytes // 2)
-        async for batch in session.batches():
-            parts: list[bytes] = []
+        while True:
+            parts: list[bytes | memoryview] = []
             size = 0
-            for run in frames.runs(batch):
-                part = self._server.frames.of(run)
-                parts.append(part)
-                size += len(part)
+            for event in await session.take_runs():
+                made = self._server.frames.of(event)
+                parts += made
+                size += sum(map(len, made))
                 if size >= size_max:
                     await self._put_events(parts, size)
                     parts, size = [], 0
             if parts:
                 await self._put_events(parts, size)
 
-    async def _put_events(self, parts: list[bytes], size: int) -> None:
+    async def _put_events(self, parts: list[bytes | memoryview], size: int) -> None:
         # Below a quarter of the window the client may have taken all, and not have said so yet.
         while (
             self._untaken_bytes * 4 >= self._window_bytes
@@ -539,8 +552,7 @@ class _Client:
             self._window_opened = anyio.Event()
             await self._window_opened.wait()
         self._untaken_bytes += size
-        for part in parts:
-            self._outgoing.put(part)
+        self._outgoing.put(*parts)
         await self._outgoing.room()
 
     def tick(self, now: float) -> None:

@@ -16,6 +16,8 @@ from typing import Any, Final, Self
 import anyio
 import anyio.lowlevel
 
+from vsync.api.news import News
+
 BACKLOG: Final = 1024
 """Callers that may wait to be let in; the system's ``somaxconn`` bounds it, too."""
 
@@ -110,16 +112,16 @@ class Outgoing:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._parts: deque[bytes | memoryview] = deque()
-        self._news = anyio.Event()
+        self._news = News()
         self._room = anyio.Event()
         self.bytes = 0
         """How much waits."""
 
-    def put(self, data: bytes) -> None:
-        """Have *data* written in its turn. Does not wait: see ``room``."""
-        self._parts.append(data)
-        self.bytes += len(data)
-        self._news.set()
+    def put(self, *parts: bytes | memoryview) -> None:
+        """Have *parts* written in their turn. Does not wait: see ``room``."""
+        self._parts.extend(parts)
+        self.bytes += sum(map(len, parts))
+        self._news.tell()
 
     async def room(self) -> None:
         """Wait until not too much waits."""
@@ -160,7 +162,6 @@ class Outgoing:
         while True:
             await self.flush()
             if not self.bytes:
-                self._news = anyio.Event()
                 await self._news.wait()
 
 

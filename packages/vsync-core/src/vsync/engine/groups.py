@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
 from vsync.engine.rekeying import KeyChangeEnded, KeyStep
-from vsync.engine.streams import Control, Ordered, Run
+from vsync.engine.runs import Run
+from vsync.engine.streams import Control, Ordered
 from vsync.errors import NotMember
 from vsync.events import ConfigurationChanged, Delivery, GroupChanged, Move
 from vsync.settings import RingSettings

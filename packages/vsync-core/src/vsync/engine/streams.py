@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate, count
 from typing import NamedTuple, TypeAlias
 
-from vsync.engine.alike import numbered, read_alike
+from vsync.engine.alike import begin_alike
+from vsync.engine.runs import Run
 from vsync.errors import MalformedPacket
-from vsync.events import Delivery, Envelope
+from vsync.events import Envelope
 from vsync.vocabulary import (
     GROUP_KEY_BYTES,
     Configuration,
@@ -44,22 +45,11 @@ class Control(NamedTuple):
     message: ControlMessage
 
 
-class Run(NamedTuple):
-    """Deliveries that stand one behind another in the order and have one envelope.
-
-    Most often all of a frame: who takes them need not look at each.
-    """
-
-    envelope: Envelope
-    deliveries: list[Delivery]
-    payload_bytes: int
-
-
 Ordered: TypeAlias = Run | Control
 
 
 class Reader:
-    """Turns message bytes into deliveries, and counts what cannot be one."""
+    """Turns message bytes into runs of messages, and counts what cannot be one."""
 
     def __init__(self, message_bytes_max: int) -> None:
         self.bytes_max = message_bytes_max
@@ -72,7 +62,7 @@ class Reader:
     def read(
         self, frame: Data, counter: int, message: bytes | memoryview, configuration: Configuration
     ) -> Ordered | None:
-        """The delivery of *message*; None if its bytes make no sense (alike at every node)."""
+        """The run of *message* alone; None if its bytes make no sense (alike at every node)."""
         out: list[Ordered] = []
         self.read_whole(frame, counter, message, 0, (len(message),), configuration, out)
         return out[0] if out else None
@@ -84,7 +74,7 @@ class Reader:
         for head, payloads in own:
             envelope = self._envelope(frame, head, configuration)
             assert envelope is not None  # it was made here
-            out.append(_run_of(envelope, counter, payloads, sum(map(len, payloads))))
+            out.append(Run(envelope, counter, payloads))
             counter += len(payloads)
         return out
 
@@ -105,7 +95,7 @@ class Reader:
             self.malformed += 1
             return None
         payload = b"".join([first[begin:], *pieces[1:]])
-        return Run(envelope, [Delivery(envelope, counter, payload)], len(payload))
+        return Run(envelope, counter, [payload])
 
     def read_whole(
         self,
@@ -117,7 +107,7 @@ class Reader:
         configuration: Configuration,
         out: list[Ordered],
     ) -> None:
-        """Put on *out* the deliveries of whole messages that stand one after another in *packet*.
+        """Put on *out* the runs of whole messages that stand one after another in *packet*.
 
         Done for all messages of a frame at a time, since this is where most of a node's work is.
         """
@@ -125,12 +115,9 @@ class Reader:
         head = packet[start : start + HEAD_BYTES_MIN + packet[start] * GROUP_KEY_BYTES]
         # Most often all messages of a frame have one head.
         envelope = self._envelope(frame, head, configuration)
-        if envelope is not None:
-            deliveries = read_alike(envelope, counter, packet, start, head, lengths)
-            if deliveries is not None:
-                size = sum(lengths) - len(head) * len(lengths)
-                out.append(Run(envelope, deliveries, size))
-                return
+        if envelope is not None and begin_alike(packet, start, head, lengths):
+            out.append(Run.in_frame(envelope, counter, packet, start, len(head), lengths))
+            return
         starts = list(accumulate(lengths[:-1], initial=start))
         self._read_each(frame, counter, packet, starts, lengths, configuration, out)
 
@@ -158,12 +145,12 @@ class Reader:
                 self.malformed += 1
             if envelope is not before:
                 if before is not None:
-                    out.append(_run_of(before, first, alike, sum(map(len, alike))))
+                    out.append(Run(before, first, alike))
                 before, alike, first = envelope, [], number
             if envelope is not None:
                 alike.append(packet[begin:end])
         if before is not None:
-            out.append(_run_of(before, first, alike, sum(map(len, alike))))
+            out.append(Run(before, first, alike))
 
     def _envelope(self, frame: Data, head: bytes, configuration: Configuration) -> Envelope | None:
         """The envelope of messages of *frame* with that *head*; None if the head makes no sense.
@@ -203,11 +190,6 @@ class Reader:
             self._heads.clear()
         known = self._heads[head] = session, groups
         return known
-
-
-def _run_of(envelope: Envelope, counter: int, payloads: Sequence[bytes], payload_bytes: int) -> Run:
-    """A run of messages that are numbered from *counter* on."""
-    return Run(envelope, numbered(envelope, counter, payloads), payload_bytes)
 
 
 class ControlReader(Reader):

@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from vsync.engine import Engine, State
 from vsync.engine.groups import EngineOutput, JoinRefused, Settled, SynchronizeLate
 from vsync.engine.rekeying import Name, Step
-from vsync.engine.streams import Run
+from vsync.engine.runs import Run
 from vsync.errors import NodeClosed, Undelivered, VsyncError
 from vsync.events import ConfigurationChanged, GroupChanged
 from vsync.runtime import tracing
@@ -579,16 +579,12 @@ class Driver:
         route = self._route
         for event in events:
             if type(event) is Run:
-                envelope, deliveries, payload_bytes = event
-                for seat in route.targets(envelope.groups):
-                    seat.batch += deliveries
-                    seat.payload_bytes += payload_bytes
+                route.deliver(event)
             else:
                 self._hand_over_change(event)
         for seat in route.seats:
             if seat.batch:
-                seat.mailbox.put(seat.batch, seat.payload_bytes)
-                seat.batch, seat.payload_bytes = [], 0
+                seat.deliver()
         route.answer()
         for event in events:
             if type(event) is ConfigurationChanged:

@@ -8,8 +8,10 @@ what is in memory.
 
 import threading
 from collections import deque
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeAlias
 
+from vsync.engine.runs import Run
 from vsync.errors import Evicted
 from vsync.events import ConfigurationChanged, Delivery, Event
 from vsync.runtime.spill import Piece, Spill, Worker
@@ -32,13 +34,24 @@ TRANSITIONAL: Final = "a transitional configuration is never primary"
 EVICTED_BEFORE: Final = "the session was evicted before it was settled"
 
 
+Item: TypeAlias = Event | Run
+"""What waits: events, or messages in runs for a session that takes them so."""
+
+
+def bytes_of(item: Item) -> int:
+    """What *item* counts."""
+    if type(item) is Run:
+        return EVENT_BYTES * len(item) + item.payload_bytes
+    return EVENT_BYTES + (len(item.payload) if type(item) is Delivery else 0)
+
+
 class _Batch:
     """Events that were put, or where they are on disk; and what they count."""
 
     __slots__ = ("events", "piece", "size", "taken")
 
-    def __init__(self, events: list[Event], size: int) -> None:
-        self.events: list[Event] | None = events
+    def __init__(self, events: Sequence[Item], size: int) -> None:
+        self.events: Sequence[Item] | None = events
         self.size = size
         self.piece: Piece | None = None
         self.taken = False
@@ -85,7 +98,7 @@ class Mailbox:
         # Only for SPILL; the lock guards what goes to disk from being taken while it does.
         self.spill_bytes_max = spill_bytes_max
         self._lock = threading.Lock()
-        self._tail: list[Event] = []
+        self._tail: list[Item] = []
         """Behind all batches: what is being gathered to go to disk in one piece."""
         self._tail_bytes = 0
         self._piece_bytes = min(PIECE_BYTES, bytes_max)
@@ -132,10 +145,10 @@ class Mailbox:
 
     # --- the ring's thread ----------------------------------------------------------------------
 
-    def put(self, events: list[Event], payload_bytes: int | None = None) -> None:
+    def put(self, events: Sequence[Item], size: int | None = None) -> None:
         """Add a batch. Look at ``evicted`` afterwards; once it is set, nothing is added.
 
-        *payload_bytes* are those of all its messages; without them they are counted.
+        *size* is what they count; without it, that is found out.
         """
         if self.evicted is not None or self._over:
             return
@@ -146,7 +159,7 @@ class Mailbox:
         elif self._wants_primary:
             self._put_holding(events)
         else:
-            self._add(events, payload_bytes)
+            self._add(events, size)
 
     def _reason_to_evict(self) -> str:
         """Why there must not be more, as part of a sentence."""
@@ -183,7 +196,7 @@ class Mailbox:
         if unsettled is not None and unsettled.configuration.id == configuration_id:
             self._release(primary, reason)
 
-    def _put_holding(self, events: list[Event]) -> None:
+    def _put_holding(self, events: Sequence[Item]) -> None:
         """As ``_add``, but hold at each configuration that is to be settled."""
         first = 0
         for index, event in enumerate(events):
@@ -215,13 +228,12 @@ class Mailbox:
             self._unsettled = None
         self._held = []
 
-    def _add(self, events: list[Event], payload_bytes: int | None = None) -> None:
+    def _add(self, events: Sequence[Item], size: int | None = None) -> None:
         """Add a batch to what waits, or to what is held."""
         if not events:
             return
-        if payload_bytes is None:
-            payload_bytes = sum(len(event.payload) for event in events if type(event) is Delivery)
-        size = EVENT_BYTES * len(events) + payload_bytes
+        if size is None:
+            size = sum(map(bytes_of, events))
         if self._tail or (
             self.slow is SlowPolicy.SPILL and self.memory_bytes + size > self.bytes_max
         ):
@@ -236,10 +248,10 @@ class Mailbox:
         else:
             self._held.append(batch)
 
-    def _add_to_tail(self, events: list[Event]) -> None:
+    def _add_to_tail(self, events: Sequence[Item]) -> None:
         first = size = 0
         for end, event in enumerate(events, 1):
-            size += EVENT_BYTES + (len(event.payload) if type(event) is Delivery else 0)
+            size += bytes_of(event)
             if end < len(events) and self._tail_bytes + size < self._piece_bytes:
                 continue
             self._put_bytes += size
@@ -293,12 +305,12 @@ class Mailbox:
 
     # --- the loop -------------------------------------------------------------------------------
 
-    def take(self) -> list[Event]:
+    def take(self) -> list[Item]:
         """What waits, oldest first: all that is in memory; about *bytes_max* where some is on disk.
 
         Empty only if nothing waits, or all that does is held.
         """
-        taken: list[Event] = []
+        taken: list[Item] = []
         taken_bytes = 0
         while not self._over:
             if not self._batches and not (self._tail and self._release_tail()):

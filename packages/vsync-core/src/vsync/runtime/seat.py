@@ -8,9 +8,10 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
+from vsync.engine.runs import Run
 from vsync.errors import MisuseError, NodeClosed
-from vsync.events import GroupChanged
-from vsync.runtime.mailbox import Mailbox
+from vsync.events import Delivery, GroupChanged
+from vsync.runtime.mailbox import EVENT_BYTES, Mailbox
 from vsync.vocabulary import GroupKey, NodeId
 
 ROUTES_MAX: Final = 4096
@@ -41,11 +42,15 @@ class Change:
 
 
 class Seat:
-    """One session as the ring's thread knows it. *serves*: it belongs to a service."""
+    """One session as the ring's thread knows it. *serves*: it belongs to a service.
+
+    With *in_runs*, its mailbox is given messages as they come from the ring, and not one by one.
+    """
 
     __slots__ = (
         "batch",
         "groups",
+        "in_runs",
         "joining",
         "leaving",
         "mailbox",
@@ -54,10 +59,13 @@ class Seat:
         "session",
     )
 
-    def __init__(self, session: int, mailbox: Mailbox, *, serves: bool = False) -> None:
+    def __init__(
+        self, session: int, mailbox: Mailbox, *, serves: bool = False, in_runs: bool = False
+    ) -> None:
         self.session = session
         self.mailbox = mailbox
         self.serves = serves
+        self.in_runs = in_runs
         self.groups: set[GroupKey] = set()
         """The groups that its last views put it into."""
         self.joining: list[Change] = []
@@ -66,6 +74,13 @@ class Seat:
         """What the turn under way has for it."""
         self.payload_bytes = 0
         """Of the messages among that."""
+
+    def deliver(self) -> None:
+        """Put what the turn has for it into its mailbox."""
+        # Runs are few enough to be looked at once more.
+        size = None if self.in_runs else EVENT_BYTES * len(self.batch) + self.payload_bytes
+        self.mailbox.put(self.batch, size)
+        self.batch, self.payload_bytes = [], 0
 
 
 class Route:
@@ -105,6 +120,18 @@ class Route:
                 self._targets.clear()
             self._targets[groups] = targets
         return targets
+
+    def deliver(self, run: Run) -> None:
+        """Messages: to those who have joined one of their groups."""
+        deliveries: list[Delivery] | None = None
+        for seat in self.targets(run.envelope.groups):
+            if seat.in_runs:
+                seat.batch.append(run)
+            else:
+                if deliveries is None:
+                    deliveries = run.deliveries
+                seat.batch += deliveries
+                seat.payload_bytes += run.payload_bytes
 
     def join(self, seat: Seat, groups: Collection[GroupKey], answer: "Future[None]") -> bool:
         """A join begins; False if there is nothing to join."""

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
+from vsync.engine.runs import Run
 from vsync.events import Delivery, Event
 
 FILE_BYTES: Final = 32 * 2**20
@@ -66,7 +67,7 @@ class Spill:
         with self._lock:
             return sum(file.end for file in self._files)
 
-    def write(self, events: Sequence[Event]) -> Piece:
+    def write(self, events: Sequence[Event | Run]) -> Piece:
         """Write *events* as one piece.
 
         Raises OSError if the disk is full, or there is no directory for temporary files.
@@ -104,7 +105,7 @@ class Spill:
             else:
                 file.end += length
 
-    def read(self, piece: Piece) -> list[Event]:
+    def read(self, piece: Piece) -> list[Event | Run]:
         """The events of *piece*, which is gone then. Raises OSError."""
         data = _read_all(piece)
         self.forget(piece)
@@ -193,14 +194,14 @@ def _read_all(piece: Piece) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def encode(events: Sequence[Event]) -> bytes:
+def encode(events: Sequence[Event | Run]) -> bytes:
     """*events* as bytes, for this process alone."""
     # Deliveries as plain tuples: to pickle them as what they are takes three times as long.
     plain = [tuple(event) if type(event) is Delivery else event for event in events]
     return pickle.dumps(plain, pickle.HIGHEST_PROTOCOL)
 
 
-def decode(data: bytes) -> list[Event]:
+def decode(data: bytes) -> list[Event | Run]:
     """What ``encode`` made; nobody else can have written it."""
     plain: list[Any] = pickle.loads(data)
     return [Delivery(*event) if type(event) is tuple else event for event in plain]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from vsync.engine import Engine
 from vsync.engine.groups import EngineOutput
-from vsync.engine.streams import Run
+from vsync.engine.runs import Run
 from vsync.events import ConfigurationChanged, Delivery, GroupChanged
 from vsync.trace import TraceWriter, digest, view_fields
 from vsync.vocabulary import MessageId
