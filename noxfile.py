@@ -76,6 +76,7 @@ def speedups(session: nox.Session) -> None:
     (Debian: libssl-dev). ``-- tests/services`` runs others.
     """
     core = ["tests/core/wire", "tests/core/engine", "tests/core/ip", "tests/core/seal"]
+    core += ["tests/core/test_checksum.py"]
     chosen = ["tests/speedups", *core, "tests/cli/test_run.py"]
     run_compiled(session, *(session.posargs or chosen))
 
