@@ -76,7 +76,7 @@ def speedups(session: nox.Session) -> None:
     (Debian: libssl-dev). ``-- tests/services`` runs others.
     """
     parts = ("wire", "engine", "ip", "runtime", "seal")
-    core = [f"tests/core/{part}" for part in parts]
+    core = [*(f"tests/core/{part}" for part in parts), "tests/core/test_checksum.py"]
     chosen = ["tests/speedups", *core, "tests/specification", "tests/cli/test_run.py"]
     run_compiled(session, *(session.posargs or chosen))
 

@@ -1,4 +1,4 @@
-"""Compile the hot modules of vsync-core, from the core's own sources, with mypyc; four are in C.
+"""Compile the hot modules of vsync-core, from the core's own sources, with mypyc; some are in C.
 
 The sources are those beside this package in the repository; a source archive has a copy of them.
 """
@@ -7,6 +7,7 @@ import ast
 import hashlib
 import json
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -52,12 +53,15 @@ so every sequence, a memoryview too, would pass for an instance of ``Train``.
 """
 
 
-IN_C: Final = {
+IN_C = {
     "vsync.copying": "copying.c",
     "vsync.engine.alike": "alike.c",
     "vsync.ip.receiving": "receiving.c",
 }
 """What has a twin in C, and its file."""
+
+if platform.machine() in ("x86_64", "AMD64"):  # its instructions are of these processors
+    IN_C["vsync.checksum"] = "checksum.c"
 
 SEALS: Final = {"vsync.seal.cipher": "sealing.c"}
 """As ``IN_C``, where OpenSSL's headers are; without them, the package is built without."""

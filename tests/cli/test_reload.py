@@ -46,7 +46,7 @@ def test_it_shows_the_difference_and_changes_it_if_told_so(nodes: list[RunningNo
     rewrite(one, 'name = "test"\n', 'name = "test"\nwindow_packets = 77\n')
     rewrite(one, "[daemon]\n", "[daemon]\nclients_max = 50\n")
     shown = (
-        "ring.window_packets: 1024 -> 77, on the whole ring\n"
+        "ring.window_packets: 2048 -> 77, on the whole ring\n"
         "daemon.clients_max: 1000 -> 50, on this node\n"
     )
     told = vsync("reload", "--socket", one.socket, "--dry-run")
@@ -58,7 +58,7 @@ def test_it_shows_the_difference_and_changes_it_if_told_so(nodes: list[RunningNo
     told = vsync("reload", "--socket", one.socket, "--yes")
     assert (told.returncode, told.stdout) == (0, shown + "changed\n")
     eventually(lambda: window(one) == window(other) == 77, "both have it")
-    assert "settings were changed by node 1: window_packets from 1024 to 77" in other.errors()
+    assert "settings were changed by node 1: window_packets from 2048 to 77" in other.errors()
     assert any("window_packets = 77" in each for each in other.status()["warnings"])
 
 

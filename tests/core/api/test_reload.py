@@ -79,7 +79,7 @@ async def test_what_all_nodes_share_changes_on_the_whole_ring(place: Place) -> N
     async with place.ring(3) as nodes:
         place.write(2, "window_packets = 99")
         found = await nodes[1].reload()
-        assert found == [Difference("ring.window_packets", 1024, 99, "ring")]
+        assert found == [Difference("ring.window_packets", 2048, 99, "ring")]
         await eventually(lambda: all(node.settings.ring.window_packets == 99 for node in nodes))
         assert [(await node.status())["window_packets"] for node in nodes] == [99, 99, 99]
         assert "write into [ring]: window_packets = 99" in await warnings(nodes[0])

@@ -246,7 +246,7 @@ async def test_who_sends_more_than_its_window_is_ended(tmp_path: Path) -> None:
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(flood)
-                assert "more than the 1048576 bytes that it may" in await why(flooding)
+                assert "more than the 2097152 bytes that it may" in await why(flooding)
                 with anyio.fail_after(PATIENCE_S):
                     await ended.wait()
         await until_sessions(node, 2)

@@ -96,13 +96,13 @@ class RingSettings(Strict):
     receive_failed_s: float = Field(default=3.0, ge=0.1, le=3600, json_schema_extra=ON_RING)
     """How long a node may hold up the ring for a message that it cannot get, before it leaves."""
 
-    window_packets: int = Field(default=1024, ge=1, le=65536, json_schema_extra=ON_RING)
+    window_packets: int = Field(default=2048, ge=1, le=65536, json_schema_extra=ON_RING)
     """New packets of all nodes in one rotation of the token. Also limited by the receive buffer."""
 
-    packets_per_visit: int = Field(default=528, ge=1, le=65536, json_schema_extra=ON_RING)
+    packets_per_visit: int = Field(default=1024, ge=1, le=65536, json_schema_extra=ON_RING)
     """New packets that one node may send at one visit of the token."""
 
-    accelerated_packets: int = Field(default=264, ge=0, le=65536, json_schema_extra=ON_RING)
+    accelerated_packets: int = Field(default=528, ge=0, le=65536, json_schema_extra=ON_RING)
     """Packets that a node may send after it passed the token (Accelerated Ring); 0 turns it off."""
 
     message_bytes_max: int = Field(
