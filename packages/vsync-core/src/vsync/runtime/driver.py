@@ -7,10 +7,8 @@ ring. While it waits, a thread that submits a message takes its turn instead: th
 """
 
 import contextlib
-import gc
 import selectors
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -30,6 +28,7 @@ from vsync.events import ConfigurationChanged, GroupChanged
 from vsync.runtime import tracing
 from vsync.runtime.changes import RingDesk
 from vsync.runtime.mailbox import Mailbox
+from vsync.runtime.process import prepare_process
 from vsync.runtime.seat import Route, Seat
 from vsync.runtime.turn import Turn
 from vsync.settings import RingSettings
@@ -45,12 +44,6 @@ from vsync.vocabulary import (
     Priority,
 )
 from vsync.wire import KeyNews
-
-SWITCH_INTERVAL_S: Final = 0.0002
-"""How long another thread of the process may compute while the ring's thread waits for its turn."""
-
-YOUNG_OBJECTS: Final = 20_000
-"""So many new objects before the garbage collector looks at them, at least."""
 
 BATCHES_PER_TURN: Final = 32
 """Batches taken from the transport before commands and deliveries get their turn."""
@@ -159,18 +152,8 @@ class Driver:
     # --- from other threads ---------------------------------------------------------------------
 
     def start(self) -> None:
-        """Let the thread run.
-
-        The interpreter's switch interval is lowered to ``SWITCH_INTERVAL_S`` for the whole process:
-        with the usual 5 ms a busy application thread holds the ring's thread up for that long after
-        each of its system calls, and rounds of the token take hundreds of milliseconds. And the
-        cyclic garbage collector looks for young garbage less often: frames and messages are made by
-        the ten thousand, are in no cycle, and searching them takes as long as making them.
-        """
-        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL_S))
-        young, *older = gc.get_threshold()
-        if 0 < young < YOUNG_OBJECTS:
-            gc.set_threshold(YOUNG_OBJECTS, *older)
+        """Let the thread run, in a process that is prepared for it."""
+        prepare_process()
         self._thread.start()
 
     def submit(self, submission: Submission) -> MessageIds:
