@@ -179,6 +179,20 @@ class MessageIds(Sequence[MessageId]):
         self._priority = priority
         self._counters = counters
 
+    @classmethod
+    def joined(cls, parts: "Sequence[MessageIds]") -> Sequence[MessageId]:
+        """The ids of what one call sent in *parts*, each with higher counters than that before it.
+
+        Another call's messages may stand between them.
+        """
+        if not parts:
+            return []
+        first = parts[0]
+        counters = range(first._counters.start, parts[-1]._counters.stop)
+        if len(counters) == sum(map(len, parts)):
+            return cls(first._node, first._life, first._priority, counters)
+        return [message for ids in parts for message in ids]
+
     def __len__(self) -> int:
         return len(self._counters)
 

@@ -181,7 +181,7 @@ class NodeSession(Session):
             await room.wait(submission.size)
             self._check_open()
             sent.append(node._driver.submit(submission))
-        return sent[0] if len(sent) == 1 else [message for ids in sent for message in ids]
+        return MessageIds.joined(sent)
 
     def _send_nowait(
         self,

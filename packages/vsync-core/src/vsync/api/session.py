@@ -190,7 +190,10 @@ class Session(ABC):
         guarantee: Guarantee = Guarantee.AGREED,
         priority: Priority = Priority.MEDIUM,
     ) -> Sequence[MessageId]:
-        """Send many messages, in their order; as ``send``, but with one hand-over for all."""
+        """Send many messages, in their order; as ``send``, but with one hand-over for all.
+
+        Where they are too many for one, messages of another call may come between them.
+        """
         keys = self._destination(groups)
         # Most often they are bytes already; to look is cheaper than a call for each.
         batch = [payload for payload in payloads if type(payload) is bytes]

@@ -167,7 +167,7 @@ class DaemonSession(Session):
             first, count = await each.wait()
             counters = range(first, first + count)
             sent.append(MessageIds(link.member.node, link.life, priority, counters))
-        return sent[0] if len(sent) == 1 else [message for ids in sent for message in ids]
+        return MessageIds.joined(sent)
 
     def _send_nowait(
         self, groups: Destination, payload: bytes, guarantee: Guarantee, priority: Priority
