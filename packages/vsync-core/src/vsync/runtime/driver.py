@@ -7,7 +7,7 @@ ring. While it waits, a thread that submits a message takes its turn instead: th
 """
 
 import contextlib
-import selectors
+import select
 import socket
 import threading
 import time
@@ -411,19 +411,19 @@ class Driver:
     def _loop(self) -> None:
         engine, transport, clock = self.engine, self._transport, self._clock
         wake = self._wake_receiver.fileno()
-        with selectors.DefaultSelector() as selector:
+        with select.epoll() as waiting:
             for descriptor in (wake, *transport.descriptors()):
-                selector.register(descriptor, selectors.EVENT_READ)
+                waiting.register(descriptor, select.EPOLLIN)
             engine.start(clock())
             self._let_out()
             while not self._finished():
                 patience = self._patience()
                 self._turn.give()
                 try:
-                    ready = selector.select(patience)
+                    ready = waiting.poll(patience)
                 finally:
                     self._turn.resume()
-                readable = [key.fd for key, _ in ready]
+                readable = [descriptor for descriptor, _ in ready]
                 if wake in readable:
                     self._wake_receiver.recv(64)
                 packets = transport.receive_readable(readable)
@@ -500,7 +500,7 @@ class Driver:
         if not (self._awake or self._submissions or self._calls):
             return
         # First this, then what waits: whoever adds from now on wakes the thread again. (A byte that
-        # comes late costs one more turn; the loop takes it when the selector shows it.)
+        # comes late costs one more turn; the loop takes it when it shows.)
         self._awake = False
         for _ in range(len(self._calls)):
             self._calls.popleft()(now)
