@@ -122,8 +122,8 @@ class Measured:
                 sent += count
                 if now_ns >= self._from_ns:
                     self._sent += count
-            else:
-                await anyio.sleep(TICK_S)
+            # Also when it is late: pieces that become ever smaller would make it ever later.
+            await anyio.sleep(TICK_S)
 
     async def _probe(self) -> None:
         """Send a message with the time in it, every now and then."""
