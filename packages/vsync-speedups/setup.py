@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -43,6 +44,11 @@ HOT = (
     "vsync.engine.ordering",
     "vsync.engine.membership",
     "vsync.engine.engine",
+    "vsync.engine.runs",
+    "vsync.runtime.mailbox",
+    "vsync.runtime.seat",
+    "vsync.runtime.turn",
+    "vsync.runtime.driver",
 )
 """What is compiled with mypyc. Each must work alike when it is not.
 
@@ -51,6 +57,11 @@ HOT = (
 Not ``vsync.train``: a compiled class has no registry of its own if it derives from an abstract one,
 so every sequence, a memoryview too, would pass for an instance of ``Train``.
 """
+
+
+INHERITED = ("vsync.runtime.mailbox", "vsync.runtime.turn", "vsync.runtime.driver")
+"""Of those, what has classes from which others derive that are not compiled: the simulator's, and
+those of tests. The compiler has to be told, in a word that only it knows."""
 
 
 IN_C = {
@@ -115,6 +126,18 @@ def closure(core: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def inheritable(source: str) -> str:
+    """*source* of a module, with its classes marked as such that others may derive from."""
+    marked = re.sub(
+        "^class ",
+        "@mypyc_attr(allow_interpreted_subclasses=True)\nclass ",
+        source,
+        flags=re.MULTILINE,
+    )
+    known = "if TYPE_CHECKING:\n    from mypy_extensions import mypyc_attr\n"  # never imported
+    return marked.replace("\nfrom ", f"\nfrom typing import TYPE_CHECKING\n{known}from ", 1)
+
+
 def stage(core: Path) -> dict[str, str]:
     """Put what is to be compiled, and what it imports, where nothing else is; their hashes.
 
@@ -130,7 +153,8 @@ def stage(core: Path) -> dict[str, str]:
             if package == STAGE:
                 break
             (package / "__init__.py").touch()
-        shutil.copyfile(path, copy)
+        source = path.read_text()
+        copy.write_text(inheritable(source) if module in INHERITED else source)
         hashes[module] = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     return hashes
 

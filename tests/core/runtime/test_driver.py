@@ -224,6 +224,7 @@ def test_a_call_does_not_wait_for_the_messages_before_it(make: Make) -> None:
     until(lambda: driver.engine.unstable == 0)
 
 
+@pytest.mark.pure
 def test_packets_go_out_between_many_messages(make: Make) -> None:
     driver = make()
     go_on = blocked(driver)
@@ -262,6 +263,7 @@ def accepting_thread(driver: Driver) -> str:
     return threads[0]
 
 
+@pytest.mark.pure
 def test_a_message_is_taken_in_by_its_own_thread_while_the_rings_waits(make: Make) -> None:
     driver = make()
     until(lambda: driver.engine.unstable == 0)
@@ -286,6 +288,7 @@ def test_deadlines_that_a_message_brings_are_kept_by_the_rings_thread(make: Make
         until(lambda: driver.engine.unstable == 0)
 
 
+@pytest.mark.pure
 def test_who_submits_is_not_struck_by_what_ends_the_node(make: Make) -> None:
     driver = make()
     until(lambda: driver.engine.unstable == 0)
@@ -336,6 +339,7 @@ def test_a_transport_that_fails_ends_the_thread_and_says_why(make: Make) -> None
         driver.call(lambda now: None).result(PATIENCE_S)
 
 
+@pytest.mark.pure
 def test_a_fault_of_our_own_ends_the_thread_and_is_shown(make: Make) -> None:
     driver = make()
     driver.engine.take_runs = lambda: 1 // 0  # type: ignore[method-assign,assignment,return-value]

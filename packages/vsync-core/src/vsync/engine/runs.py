@@ -1,7 +1,7 @@
 """Runs: messages on their way to the application, as many at a time as are alike."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from vsync.engine.alike import numbered, read_alike
 from vsync.events import Delivery, Envelope
@@ -58,9 +58,7 @@ class Run:
         """
         messages = len(lengths)
         payload_bytes = sum(lengths) - head_bytes * messages
-        run = cls.__new__(cls)
-        run.envelope = envelope
-        run.counter = counter
+        run = cls(envelope, counter, ())
         run.payload_bytes = payload_bytes
         run.payloads = None
         run.frame = frame
@@ -70,6 +68,13 @@ class Run:
         if len(frame) > payload_bytes + KEPT_BYTES * messages:
             return cls(envelope, counter, [payload for _, _, payload in run.deliveries])
         return run
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kind = type(self)
+        if self.payloads is not None:
+            return kind, (self.envelope, self.counter, self.payloads)
+        place = (self.frame, self.start, self.head_bytes, self.lengths)
+        return kind.in_frame, (self.envelope, self.counter, *place)
 
     def __len__(self) -> int:
         return len(self.lengths)

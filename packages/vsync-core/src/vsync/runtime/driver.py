@@ -147,14 +147,14 @@ class Driver:
         """Nothing will happen any more; set before the last notification."""
         self.ready = False
         """The first configuration was delivered; messages are accepted."""
-        self._thread = threading.Thread(target=self._run, name="vsync ring", daemon=True)
+        self._ring_thread = threading.Thread(target=self._run, name="vsync ring", daemon=True)
 
     # --- from other threads ---------------------------------------------------------------------
 
     def start(self) -> None:
         """Let the thread run, in a process that is prepared for it."""
         prepare_process()
-        self._thread.start()
+        self._ring_thread.start()
 
     def submit(self, submission: Submission) -> MessageIds:
         """Hand messages to the ring; their ids. Look at ``unsent_bytes`` before.
@@ -212,9 +212,9 @@ class Driver:
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for the thread's end; False if it has not come in time."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        if self._ring_thread.ident is not None:
+            self._ring_thread.join(timeout_s)
+        return not self._ring_thread.is_alive()
 
     def end_error(self) -> BaseException:
         """What to raise where the node is closed or closing."""
