@@ -18,7 +18,7 @@ from vsync.links.hello import Heard
 from vsync.seal import Guard, Stamp
 from vsync.settings import RingSettings
 from vsync.train import Train
-from vsync.transport import EVERYONE, Arrival, Burst, Packet, Station
+from vsync.transport import EVERYONE, Burst, Packet, Station
 from vsync.vocabulary import Guarantee, NodeId, RingId
 from vsync.wire import IN_PARTS, Beacon, Commit, Entry, Join, Token, Wake
 from vsync.wire.header import HEADER_BYTES
@@ -61,7 +61,7 @@ def feed_guard_train(data: bytes) -> None:
     once = {*PAYLOADS[1:]}
     size, body = 1 + int.from_bytes(data[:1]), data[1:]
     if body:
-        for plain, _ in opening.open_arrivals([Arrival(Train(body, size), "there")]):
+        for plain, _ in opening.open_arrivals([(Train(body, size), "there")]):
             for each in plain if isinstance(plain, Train) else [plain]:
                 once.remove(bytes(each))
 

@@ -18,7 +18,7 @@ from vsync.seal.envelope import (
 )
 from vsync.seal.guard import INSTANCES_MAX, SENDERS_MAX, STRANGERS_MAX, WINDOW
 from vsync.train import Train
-from vsync.transport import EVERYONE, Arrival, Burst, Packet
+from vsync.transport import EVERYONE, Burst, Packet
 
 KEY, OTHER = Key(bytes(range(32))), Key(bytes(32))
 MINE, YOURS = Stamp(1, 11, 111, 1), Stamp(2, 22, 222, 1)
@@ -35,8 +35,7 @@ def sealed_by(sealing: Guard, *packets: bytes) -> list[bytes]:
 def opened_by(opening: Guard, packets: Sequence[bytes | memoryview | Train]) -> list[bytes]:
     """What comes out, packet by packet."""
     arrivals = [
-        Arrival(each, "there") if isinstance(each, Train) else Packet(each, "there")
-        for each in packets
+        (each, "there") if isinstance(each, Train) else Packet(each, "there") for each in packets
     ]
     found: list[bytes] = []
     for data, source in opening.open_arrivals(arrivals):
@@ -105,10 +104,10 @@ def test_a_train_stays_a_train(size: int, count: int, last: int) -> None:
     assert sealed.destination == "there"
     assert isinstance(sealed.packets, Train)
     assert len(sealed.packets) == count
-    ((opened, _),) = opening.open_arrivals([Arrival(sealed.packets, "here")])
+    ((opened, _),) = opening.open_arrivals([(sealed.packets, "here")])
     assert isinstance(opened, Train)
     assert opened == train
-    assert opening.open_arrivals([Arrival(sealed.packets, "here")]) == []
+    assert opening.open_arrivals([(sealed.packets, "here")]) == []
     assert opening.counters == {"dropped_replay": count}
 
 
@@ -118,7 +117,7 @@ def test_a_train_after_a_gap_stays_one_and_what_is_missing_may_still_come() -> N
     train = sealing.seal_burst(Burst(EVERYONE, Train(b"abcdef", 2))).packets
     assert opened_by(opening, [first]) == [b"first"]
     assert isinstance(train, Train)
-    ((opened, _),) = opening.open_arrivals([Arrival(train, "here")])
+    ((opened, _),) = opening.open_arrivals([(train, "here")])
     assert isinstance(opened, Train)
     assert opened_by(opening, [late, late]) == [b"late"]
 

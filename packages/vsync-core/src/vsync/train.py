@@ -1,9 +1,10 @@
 """Train: packets that travel together, in one buffer."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import overload
+from typing import final, overload
 
 
+@final
 class Train(Sequence[memoryview]):
     """Packets of one size, the last maybe shorter, one behind the other in one buffer.
 

@@ -32,18 +32,15 @@ class Packet(NamedTuple):
     source: Address
 
 
-class Arrival(NamedTuple):
-    """A packet, or a train of them, as received, and where an answer goes."""
-
-    data: bytes | memoryview | Train
-    source: Address
+Arrival: TypeAlias = tuple[bytes | memoryview | Train, Address]
+"""A packet, or a train of them, as received, and where an answer goes. A ``Packet`` is one."""
 
 
-def flat(batch: Sequence[Packet | Arrival]) -> list[Packet]:
+def flat(batch: Sequence[Arrival]) -> list[Packet]:
     """The packets of *batch* one by one: ``receive`` from ``receive_trains``."""
     packets: list[Packet] = []
     for data, source in batch:
-        if isinstance(data, Train):
+        if type(data) is Train:
             packets += [Packet(piece, source) for piece in data]
         else:
             packets.append(Packet(data, source))
@@ -135,11 +132,11 @@ class Transport(ABC):
         Packet data belongs to the caller and is never overwritten.
         """
 
-    def receive_trains(self) -> Sequence[Packet | Arrival]:
+    def receive_trains(self) -> Sequence[Arrival]:
         """As ``receive``; packets that came in one piece may stay in it. The ring calls this."""
         return self.receive()
 
-    def receive_readable(self, readable: Collection[int]) -> Sequence[Packet | Arrival]:
+    def receive_readable(self, readable: Collection[int]) -> Sequence[Arrival]:
         """As ``receive_trains``, when those of ``descriptors`` have just become readable.
 
         A transport may leave out the others. The ring calls it first after each wait.

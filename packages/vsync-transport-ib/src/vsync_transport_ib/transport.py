@@ -204,7 +204,7 @@ class TransportIB(Transport):
             return ()
         return packets
 
-    def receive_trains(self) -> Sequence[Packet | Arrival]:
+    def receive_trains(self) -> Sequence[Arrival]:
         """The same: packets come one by one."""
         return self.receive()
 

@@ -14,7 +14,7 @@ from vsync.ip import interfaces, offload, sockets
 from vsync.ip.interfaces import InterfaceAddress
 from vsync.ip.offload import DATAGRAMS_AT_ONCE, Received
 from vsync.ip.receiving import receive
-from vsync.transport import Address, Arrival, Packet, Train
+from vsync.transport import Address, Arrival, Train
 from vsync_transport_udp.settings import SettingsSockets
 
 LOOPBACK_PACKET_BYTES: Final = 1472
@@ -199,7 +199,7 @@ class Datagrams:
 
     # Receiving
 
-    def drain(self, receiver: socket.socket, batch: list[Packet | Arrival]) -> None:
+    def drain(self, receiver: socket.socket, batch: list[Arrival]) -> None:
         """Add what waits in *receiver* to *batch*, up to a bound; leave out what is one's own."""
         own = self.own
         packets = 0
@@ -218,10 +218,10 @@ class Datagrams:
                 elif segment_bytes and len(data) > segment_bytes:
                     train = Train(data, segment_bytes)
                     packets += len(train)
-                    batch.append(Arrival(train, source))
+                    batch.append((train, source))
                 else:
                     packets += 1
-                    batch.append(Packet(data, source))
+                    batch.append((data, source))
             self._receives += len(came)
             if not more or packets >= BATCH_PACKETS_MAX:
                 break

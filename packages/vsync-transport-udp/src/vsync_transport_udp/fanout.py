@@ -174,18 +174,18 @@ class TransportUDPU(Transport):
         """What waits, less the hellos, which are answered."""
         return flat(self.receive_trains())
 
-    def receive_trains(self) -> Sequence[Packet | Arrival]:
+    def receive_trains(self) -> Sequence[Arrival]:
         """The same, with packets that the kernel gave in one piece left in it."""
         if self._socket is None or self._peers is None:
             return ()
-        batch: list[Packet | Arrival] = []
+        batch: list[Arrival] = []
         self._datagrams.drain(self._socket, batch)
         mark, length = hello.MARK, len(hello.MARK)
-        plain: list[Packet | Arrival] = []
+        plain: list[Arrival] = []
         hellos: list[Packet] = []
         for arrival in batch:
-            data = arrival.data
-            if isinstance(data, Train) and mark not in bytes(data.buffer):
+            data, _ = arrival
+            if type(data) is Train and mark not in bytes(data.buffer):
                 plain.append(arrival)
                 continue
             for packet in flat([arrival]):

@@ -114,7 +114,7 @@ class TransportUDP(Transport):
         """What waits on both sockets, multicast first."""
         return flat(self.receive_trains())
 
-    def receive_trains(self) -> Sequence[Packet | Arrival]:
+    def receive_trains(self) -> Sequence[Arrival]:
         """The same, with packets that the kernel gave in one piece left in it.
 
         The token is read before the frames and handed over after them: all that its sender had
@@ -122,20 +122,20 @@ class TransportUDP(Transport):
         """
         if self._unicast is None or self._multicast is None:
             return ()
-        alone: list[Packet | Arrival] = []
-        batch: list[Packet | Arrival] = []
+        alone: list[Arrival] = []
+        batch: list[Arrival] = []
         self._datagrams.drain(self._unicast, alone)
         self._datagrams.drain(self._multicast, batch)
         batch += alone
         return batch
 
-    def receive_readable(self, readable: Collection[int]) -> Sequence[Packet | Arrival]:
+    def receive_readable(self, readable: Collection[int]) -> Sequence[Arrival]:
         """The same, from the sockets that are *readable*: to ask in vain is as dear as to get."""
         unicast, multicast = self._unicast, self._multicast
         if unicast is None or multicast is None:
             return ()
-        alone: list[Packet | Arrival] = []
-        batch: list[Packet | Arrival] = []
+        alone: list[Arrival] = []
+        batch: list[Arrival] = []
         if unicast.fileno() in readable:
             self._datagrams.drain(unicast, alone)
         if multicast.fileno() in readable:

@@ -127,7 +127,7 @@ class Engine(Membership):
 
     # --- inputs ---------------------------------------------------------------------------------
 
-    def receive(self, arrivals: Sequence[Packet | Arrival], now: float) -> None:
+    def receive(self, arrivals: Sequence[Arrival], now: float) -> None:
         """Take in what the transport received, oldest first."""
         self._notice_pause(now)
         self._touched_at = now
@@ -141,7 +141,7 @@ class Engine(Membership):
             if self.state is left:
                 return
             try:
-                if isinstance(data, Train):
+                if type(data) is Train:
                     part = decode_train(data)
                     if part is not None:
                         try:

@@ -26,7 +26,7 @@ from vsync.links.hello import (
 )
 from vsync.links.quality import COPIES_MIN, Hearing, LinkState, Peer, Quality
 from vsync.train import Train
-from vsync.transport import EVERYONE, Address, Arrival, Burst, Packet, Station
+from vsync.transport import EVERYONE, Address, Arrival, Burst, Station
 from vsync.vocabulary import NodeId
 from vsync.wire.header import IN_PARTS
 
@@ -182,19 +182,16 @@ class Links:
 
     # --- receiving ------------------------------------------------------------------------------
 
-    def arrived(
-        self, number: int, arrivals: Sequence[Packet | Arrival], now: float
-    ) -> list[Packet | Arrival]:
+    def arrived(self, number: int, arrivals: Sequence[Arrival], now: float) -> list[Arrival]:
         """What of that which came on a link the ring is to see.
 
         Call ``look`` when all links have given what they had.
         """
         self._notice_pause(now)
-        seen: list[Packet | Arrival] = []
+        seen: list[Arrival] = []
         link = self.links[number]
-        for arrival in arrivals:
-            data, source = arrival
-            packet = None if isinstance(data, Train) else data
+        for data, source in arrivals:
+            packet = None if type(data) is Train else data
             if packet is not None and is_hello(packet):
                 self._hear(link, packet, source, now)
                 continue
@@ -212,7 +209,7 @@ class Links:
                     self._count("copies_dropped")
                     continue
             path = Path(number, source) if node is None else Path(0, node)
-            seen.append(arrival._replace(source=path))
+            seen.append((data, path))
         return seen
 
     def _is_first(self, number: int, packet: bytes) -> bool:

@@ -133,16 +133,16 @@ class Guard:
 
     # --- opening --------------------------------------------------------------------------------
 
-    def open_arrivals(self, arrivals: Sequence[Packet | Arrival]) -> list[Packet | Arrival]:
+    def open_arrivals(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
         """What of *arrivals* is genuine and new, without its seals. Never raises."""
         if self._keys.keys != self._known_keys:
             self._follow_keys()
-        opened: list[Packet | Arrival] = []
+        opened: list[Arrival] = []
         for data, source in arrivals:
-            if isinstance(data, Train):
+            if type(data) is Train:
                 whole = self._open_train(data)
                 if whole is not None:
-                    opened.append(Arrival(whole, source))
+                    opened.append((whole, source))
                     continue
                 packets: Iterable[bytes | memoryview] = data
             else:

@@ -34,7 +34,7 @@ from vsync.testing.network import NEVER, Inbox, Network
 from vsync.testing.properties import Findings, check
 from vsync.testing.wiring import KEY, PLAIN, Wires, Wiring
 from vsync.trace import digest, view_fields
-from vsync.transport import Arrival, Packet, Station
+from vsync.transport import Arrival, Station
 from vsync.vocabulary import Cause, GroupKey, Guarantee, MessageId, NodeId, Priority
 from vsync.wire import KeyNews
 
@@ -494,7 +494,7 @@ class Cluster:
         if host.inbox.packets:
             # Every other host's kernel joins packets.
             take = host.inbox.take if host.number % 2 else host.inbox.take_joined
-            arrivals: Sequence[Packet | Arrival] = take(RECEIVE_BATCH)
+            arrivals: Sequence[Arrival] = take(RECEIVE_BATCH)
             if host.wiring is not None:
                 arrivals = host.wiring.arrived(arrivals, now)
             engine.receive(arrivals, now)

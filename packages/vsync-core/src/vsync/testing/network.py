@@ -107,7 +107,7 @@ class Inbox:
         self.held_bytes -= sum(len(packet.data) + PACKET_OVERHEAD_BYTES for packet in taken)
         return taken
 
-    def take_joined(self, most: int) -> list[Packet | Arrival]:
+    def take_joined(self, most: int) -> list[Arrival]:
         """The oldest packets, those of one source and size in one piece, as a kernel gives them.
 
         A shorter one may end a piece. What is in a piece is not looked at.
@@ -126,7 +126,7 @@ class Inbox:
         return [
             piece[0]
             if len(piece) == 1
-            else Arrival(
+            else (
                 Train(b"".join([packet.data for packet in piece]), len(piece[0].data)),
                 piece[0].source,
             )

@@ -8,7 +8,7 @@ from vsync.keys import Key, KeyRing
 from vsync.links import Links, Manner, Mode
 from vsync.seal import OVERHEAD_BYTES, Guard, Stamp
 from vsync.testing.network import Link
-from vsync.transport import Arrival, Burst, Packet, Station
+from vsync.transport import Arrival, Burst, Station
 
 KEY: Final = Key(bytes(range(32)))
 """That of all simulated rings that have one; nobody else needs it."""
@@ -104,14 +104,13 @@ class Wiring:
         seen = burst.packets if guard is None else guard.seal_burst(burst).packets
         return Sending(link, burst, seen)
 
-    def arrived(
-        self, arrivals: Sequence[Packet | Arrival], now: float
-    ) -> Sequence[Packet | Arrival]:
+    def arrived(self, arrivals: Sequence[Arrival], now: float) -> Sequence[Arrival]:
         """What of *arrivals* the engine is to see."""
-        found: list[Packet | Arrival] = []
+        found: list[Arrival] = []
         for arrival in arrivals:
-            assert isinstance(arrival.source, Link)
-            number = arrival.source.number
+            _, source = arrival
+            assert isinstance(source, Link)
+            number = source.number
             if self._links is not None and number not in self._links.links:
                 continue  # it is closed
             guard = self._guards.get(number)

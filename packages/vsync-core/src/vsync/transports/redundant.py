@@ -274,12 +274,12 @@ class TransportRedundant(Transport):
         """What has come on all links, without copies."""
         return flat(self.receive_trains())
 
-    def receive_trains(self) -> Sequence[Packet | Arrival]:
+    def receive_trains(self) -> Sequence[Arrival]:
         """The same, with packets that came in one piece left in it."""
         if self._epoll is None:
             return ()
         now = self._clock()
-        batch: list[Packet | Arrival] = []
+        batch: list[Arrival] = []
         ready = {descriptor for descriptor, _ in self._epoll.poll(0)}
         for number in sorted({self._link_of[each] for each in ready if each in self._link_of}):
             try:

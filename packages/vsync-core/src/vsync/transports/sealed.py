@@ -84,7 +84,7 @@ class TransportSealed(Transport):
         """What has come and is genuine, packet by packet."""
         return flat(self.receive_trains())
 
-    def receive_trains(self) -> Sequence[Packet | Arrival]:
+    def receive_trains(self) -> Sequence[Arrival]:
         """What has come and is genuine, opened."""
         arrivals = self._inner.receive_trains()
         if not arrivals:
