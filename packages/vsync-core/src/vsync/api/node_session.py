@@ -98,9 +98,20 @@ class NodeSession(Session):
         self._mailbox.close()
         self._news.tell()  # who waits for this session's events is to learn of its end
 
-    def _wake_if_news(self, ended: bool) -> None:
-        """Wake who waits for this session's events, if there are any, or will never be."""
-        if ended or self._mailbox.waiting_bytes or self._mailbox.evicted is not None:
+    @property
+    def _has_news(self) -> bool:
+        """There are events of this session, or there never will be any."""
+        mailbox = self._mailbox
+        return bool(
+            mailbox.waiting_bytes
+            or mailbox.evicted is not None
+            or self._closed
+            or self._node._driver.ended
+        )
+
+    def _wake_if_news(self) -> None:
+        """Wake who waits for this session's events, if there is something for it."""
+        if self._has_news:
             self._news.tell()
 
     @property
@@ -135,7 +146,9 @@ class NodeSession(Session):
     async def _take_items(self) -> Sequence[Item]:
         """As ``_take``; messages in runs, if the session was made so."""
         driver, mailbox = self._node._driver, self._mailbox
-        await anyio.lowlevel.checkpoint()  # before taking: who is cancelled must have taken nothing
+        if self._has_news:  # else it waits below
+            # Before taking: who is cancelled must have taken nothing.
+            await anyio.lowlevel.checkpoint()
         while True:
             ended = driver.ended
             evicted = mailbox.evicted

@@ -10,6 +10,7 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 
+from vsync.api.news import News
 from vsync.api.session import Session
 from vsync.daemon import protocol
 from vsync.daemon.link import Asked, Destination, Link
@@ -74,7 +75,7 @@ class DaemonSession(Session):
         self._events: list[Event] = []
         self._events_bytes = 0
         """Of those that came over the link that there is now."""
-        self._news = anyio.Event()
+        self._news = News()
         self._link: Link | None = None
         self._member = Member(NodeId(0), 0)
         self._message_bytes_max = 0
@@ -97,7 +98,9 @@ class DaemonSession(Session):
         return self._message_bytes_max
 
     async def _take(self) -> Sequence[Event]:
-        await anyio.lowlevel.checkpoint()  # before taking: who is cancelled must have taken nothing
+        if self._events or self._end is not None:  # else it waits below
+            # Before taking: who is cancelled must have taken nothing.
+            await anyio.lowlevel.checkpoint()
         while True:
             if self._events:
                 batch, self._events = self._events, []
@@ -107,8 +110,6 @@ class DaemonSession(Session):
                 return batch
             if self._end is not None:
                 raise self._end.with_traceback(None)
-            if self._news.is_set():
-                self._news = anyio.Event()
             await self._news.wait()
 
     async def status(self) -> Mapping[str, Any]:
@@ -211,7 +212,7 @@ class DaemonSession(Session):
     def _put(self, events: Sequence[Event], size: int) -> None:
         self._events += events
         self._events_bytes += size
-        self._news.set()
+        self._news.tell()
 
     async def _find(self) -> Link:
         """Connect to the daemon. Raises DaemonError, or what it refuses with."""
@@ -301,7 +302,7 @@ class DaemonSession(Session):
         """Nothing more will come: let nobody wait for it."""
         if self._end is None:
             self._end = error
-        self._news.set()
+        self._news.tell()
         self._wake_waiting()
 
     async def _leave_daemon(self) -> None:
