@@ -1,11 +1,12 @@
 """Sessions on a node in this process, those of programs and those of services."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio.lowlevel
 
 from vsync.api.news import News
+from vsync.api.parts import parts_of
 from vsync.api.services import ServiceSession
 from vsync.api.session import Session
 from vsync.errors import MessageTooLarge, MisuseError, NodeClosed, WouldBlock
@@ -188,7 +189,7 @@ class NodeSession(Session):
         self._check(groups, payloads)
         room = node._rooms[priority]
         sent: list[MessageIds] = []
-        for part in _parts(payloads, node.send_queue_bytes // 4):
+        for part in parts_of(payloads, node.send_queue_bytes // 4):
             await self._give_way()
             submission = Submission(self._seat.session, groups, part, guarantee, priority)
             await room.wait(submission.size)
@@ -343,20 +344,3 @@ class NodeServiceSession(NodeSession, ServiceSession):
             if node._driver.ended:
                 raise node._driver.end_error()
             await node._news.wait()
-
-
-def _parts(payloads: list[bytes], size_max: int) -> Iterator[list[bytes]]:
-    """*payloads* in parts that fit *size_max* together, or are one payload."""
-    if 0 < len(payloads) <= MESSAGES_PER_TURN and sum(map(len, payloads)) <= size_max:
-        yield payloads
-        return
-    part: list[bytes] = []
-    size = 0
-    for payload in payloads:
-        if part and (size + len(payload) > size_max or len(part) == MESSAGES_PER_TURN):
-            yield part
-            part, size = [], 0
-        part.append(payload)
-        size += len(payload)
-    if part:
-        yield part

@@ -11,11 +11,12 @@ import anyio
 import anyio.lowlevel
 
 from vsync.api.news import News
+from vsync.api.parts import parts_of
 from vsync.api.session import Session
 from vsync.daemon import protocol
 from vsync.daemon.link import Asked, Destination, Link
 from vsync.daemon.protocol import DAEMON_PROTOCOL, SLOW_POLICIES, Type
-from vsync.daemon.stream import connect_stream
+from vsync.daemon.stream import READ_BYTES, connect_stream
 from vsync.errors import (
     DaemonError,
     DaemonLost,
@@ -52,8 +53,8 @@ LEAVE_S: Final = 2.0
 WINDOW_BYTES: Final = 2**22
 """Bytes of events that wait in this process, at most; the others wait at the daemon."""
 
-BATCH_BYTES: Final = 2**18
-"""About how much a SEND carries at most, unless one message is larger."""
+BATCH_BYTES: Final = READ_BYTES - 2**13
+"""As much a SEND carries at most, unless one message is larger: it is read at once, lengths and all."""
 
 BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
@@ -161,7 +162,7 @@ class DaemonSession(Session):
         link = await self._ready_link()
         _check(payloads, link)
         asked: list[Asked] = []
-        for part in _parts(payloads):
+        for part in parts_of(payloads, BATCH_BYTES):
             asked.append(await link.send(groups, part, guarantee, priority))
         sent: list[MessageIds] = []
         for each in asked:
@@ -344,21 +345,6 @@ def _key_parts(groups: Sequence[GroupKey]) -> Iterator[list[bytes]]:
     """The keys of *groups*, as many as one frame takes at a time."""
     for start in range(0, len(groups), protocol.GROUPS_MAX):
         yield [group.key for group in groups[start : start + protocol.GROUPS_MAX]]
-
-
-def _parts(payloads: list[bytes]) -> list[list[bytes]]:
-    """*payloads* in parts that fit a frame each."""
-    if payloads and sum(map(len, payloads)) + 4 * len(payloads) <= BATCH_BYTES:
-        return [payloads]
-    parts: list[list[bytes]] = []
-    size = 0
-    for payload in payloads:
-        if not parts or size + len(payload) + 4 > BATCH_BYTES:
-            parts.append([])
-            size = 0
-        parts[-1].append(payload)
-        size += len(payload) + 4
-    return parts
 
 
 def _hello(
