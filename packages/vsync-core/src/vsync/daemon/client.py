@@ -54,7 +54,8 @@ WINDOW_BYTES: Final = 2**22
 """Bytes of events that wait in this process, at most; the others wait at the daemon."""
 
 BATCH_BYTES: Final = READ_BYTES - 2**13
-"""As much a SEND carries at most, unless one message is larger: it is read at once, lengths and all."""
+"""As much a SEND carries at most, unless one message is larger; it is read at once, with its
+lengths."""
 
 BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
