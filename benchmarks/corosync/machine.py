@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import sysconfig
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,12 +62,19 @@ def described() -> dict[str, str]:
         "memory": f"{memory_kb / 2**20:.0f} GiB",
         "kernel": f"Linux {platform.release()}",
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", "unknown"),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}, {built_by()}",
         "corosync": package_version("corosync"),
         "libknet": package_version("libknet1"),
         "vsync": f"{vsync.__version__}, revision {revision()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
+
+
+def built_by() -> str:
+    """Who built the Python that runs: it matters, since not everybody lets it be optimised."""
+    interpreter = str(Path(sys.executable).resolve())
+    owner, _, _ = said("dpkg-query", "-S", interpreter).partition(":")
+    return f"Debian's {package_version(owner)}" if owner else "not of a package of Debian"
 
 
 def package_version(package: str) -> str:

@@ -14,13 +14,12 @@ import anyio.lowlevel
 
 from vsync.daemon import frames, protocol
 from vsync.daemon.protocol import DAEMON_PROTOCOL, FrameReader, Type
-from vsync.daemon.stream import Outgoing, Stream
+from vsync.daemon.stream import READ_BYTES, Outgoing, Stream
 from vsync.errors import DaemonError, DaemonLost, Evicted, VsyncError, WouldBlock
 from vsync.events import Event
 from vsync.settings import MESSAGE_BYTES_LIMIT
 from vsync.vocabulary import Configuration, GroupKey, Guarantee, Member, NodeId, Priority
 
-RECEIVE_BYTES: Final = 2**18
 NUMBERS: Final = 2**32
 
 Destination = tuple[GroupKey, ...]
@@ -67,6 +66,7 @@ class Link:
         self._tell = tell
         self._refused = refused
         self._outgoing = Outgoing(stream)
+        self._space = bytearray(READ_BYTES)
         self._reader = FrameReader(MESSAGE_BYTES_LIMIT + protocol.FRAME_EXTRA_BYTES)
         self._configuration: Configuration | None = None
         self._asked: dict[int, Asked] = {}
@@ -98,8 +98,7 @@ class Link:
             self._outgoing.put(hello)
             with contextlib.suppress(anyio.EndOfStream):  # it may have said why, all the same
                 await self._outgoing.flush()
-            while welcome.answer is None and self.end is None:
-                await self._take_some()
+            await self._stream.read(lambda: self._take_some() and welcome.answer is None)
         except (anyio.ClosedResourceError, anyio.EndOfStream):
             self._finish(self._lost())
         if self.end is not None:
@@ -110,8 +109,7 @@ class Link:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._write)
             try:
-                while self.end is None:
-                    await self._take_some()
+                await self._stream.read(self._take_some)
             except (anyio.ClosedResourceError, anyio.EndOfStream):
                 self._finish(self._lost())
             except DaemonError as error:
@@ -145,7 +143,7 @@ class Link:
     async def leave(self) -> None:
         """Say BYE, and wait until the daemon has closed the connection."""
         if self.end is None:
-            self._outgoing.put(protocol.build(Type.BYE))
+            self._outgoing.write(protocol.build(Type.BYE))
             await self.ended.wait()
 
     def close(self, error: VsyncError) -> None:
@@ -162,7 +160,8 @@ class Link:
         """
         async with self._requests:
             asked, number = Asked(kind), self._next_number()
-            self._put(number, asked, protocol.build(kind, number=number, **fields))
+            self._expect(number, asked)
+            self._outgoing.write(protocol.build(kind, number=number, **fields))
             return await asked.wait()
 
     async def send(
@@ -181,7 +180,8 @@ class Link:
                 self._room = anyio.Event()
                 await self._room.wait()
             asked = Asked(Type.SEND, len(frame))
-            self._put(number, asked, frame)
+            self._expect(number, asked)
+            self._outgoing.write(frame)
         return asked
 
     def send_nowait(
@@ -194,7 +194,8 @@ class Link:
             if self._no_room_since is None:
                 self._no_room_since = time.monotonic()
             raise WouldBlock(self._blocked_by, self._no_room_since)
-        self._put(number, Asked(Type.SEND, len(frame), groups), frame)
+        self._expect(number, Asked(Type.SEND, len(frame), groups))
+        self._outgoing.put(frame)  # there may be many of them, and nobody waits for the answers
 
     def _has_room(self, size: int) -> bool:
         if self.end is not None:
@@ -206,28 +207,28 @@ class Link:
         self._number = (self._number + 1) % NUMBERS
         return self._number
 
-    def _put(self, number: int, asked: Asked, frame: bytes) -> None:
+    def _expect(self, number: int, asked: Asked) -> None:
         if self.end is not None:
             raise self.end.with_traceback(None)
         self._asked[number] = asked
         self._unaccepted_bytes += asked.size
-        self._outgoing.put(frame)
 
     def taken(self, size_bytes: int) -> None:
         """Events of so many bytes were dealt with; the daemon may send more."""
         self._taken_bytes += size_bytes
         if self.end is None and self._taken_bytes * 4 >= self._window_bytes:
-            self._outgoing.put(frames.taken_frame(self._taken_bytes))
+            self._outgoing.write(frames.taken_frame(self._taken_bytes))
             self._taken_bytes = 0
 
     # --- what the daemon says -------------------------------------------------------------------
 
-    async def _take_some(self) -> None:
-        data = await self._stream.receive(RECEIVE_BYTES)
+    def _take_some(self) -> bool:
+        """Take what has come, some of it at least; whether more may come."""
+        size_read = self._stream.read_into(self._space)
         events: list[Event] = []
         size = 0
         try:
-            for kind, body in self._reader.feed(data):
+            for kind, body in self._reader.feed(memoryview(self._space)[:size_read]):
                 if kind == Type.DELIVERIES and self._configuration is not None:
                     events += frames.parse_deliveries(body, self._configuration)
                     size += len(body) + protocol.HEAD_BYTES
@@ -244,6 +245,7 @@ class Link:
         finally:
             if events:
                 self._tell(events, size)
+        return self.end is None
 
     def _take_answer(self, kind: int, body: memoryview) -> None:
         match kind:

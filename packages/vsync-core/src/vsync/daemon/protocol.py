@@ -316,11 +316,11 @@ class FrameReader:
         self._unread = b""
         """What was not asked for."""
 
-    def feed(self, data: bytes) -> Generator[tuple[int, memoryview], None, None]:
+    def feed(self, data: bytes | memoryview) -> Generator[tuple[int, memoryview], None, None]:
         """Add *data*; the frames that are complete now, as type and body.
 
-        Frames that the caller does not ask for any more stay for the next call.
-        Raises DaemonError for a length that no frame has.
+        Bodies are parts of *data* where they can be. Frames that the caller does not ask for any
+        more stay for the next call. Raises DaemonError for a length that no frame has.
         """
         if self._unread:
             data = self._unread + data
@@ -333,8 +333,8 @@ class FrameReader:
                     place += self._go_on(view[place:])
                     if len(cut) < _LENGTH.size or len(cut) < self._size_of(cut, 0):
                         continue
-                    whole = bytes(cut)
-                    cut.clear()
+                    whole, self._cut = cut, bytearray()
+                    cut = self._cut
                     yield whole[HEAD_BYTES - 1], memoryview(whole)[HEAD_BYTES:]
                     continue
                 start = place
@@ -346,7 +346,7 @@ class FrameReader:
                 place = start + size
                 yield data[start + HEAD_BYTES - 1], view[start + HEAD_BYTES : place]
         finally:
-            self._unread = data[place:]
+            self._unread = bytes(data[place:])
 
     def _go_on(self, view: memoryview) -> int:
         """Add to the frame that was cut what *view* has of it, or of its length; how much."""
@@ -356,7 +356,7 @@ class FrameReader:
         cut += missing
         return len(missing)
 
-    def _size_of(self, data: bytes | bytearray, start: int) -> int:
+    def _size_of(self, data: bytes | bytearray | memoryview, start: int) -> int:
         """How long the frame is that begins there."""
         (length,) = _LENGTH.unpack_from(data, start)
         if not 1 <= length <= self.frame_bytes_max:

@@ -34,7 +34,7 @@ from vsync.daemon.commands import ARGUMENTS_BYTES_MAX, obey
 from vsync.daemon.frames import EventFrames, Send
 from vsync.daemon.peers import Doorkeeper, peer_of
 from vsync.daemon.protocol import DAEMON_PROTOCOL, FrameReader, Type
-from vsync.daemon.stream import WRITE_BYTES, Outgoing, Stream, accept, listen
+from vsync.daemon.stream import READ_BYTES, WRITE_BYTES, Outgoing, Stream, accept, listen
 from vsync.errors import (
     DaemonError,
     DaemonLost,
@@ -46,7 +46,6 @@ from vsync.errors import (
 from vsync.settings import MESSAGE_BYTES_LIMIT, DaemonSection, NodeSettings
 from vsync.vocabulary import Cause, GroupKey, MessageId, Priority, SlowPolicy
 
-RECEIVE_BYTES: Final = 2**18
 HELLO_S: Final = 5.0
 """How long a new client may take to say HELLO."""
 
@@ -138,6 +137,8 @@ class _Server:
         self._place = place
         self.doorkeeper = Doorkeeper(node.settings.daemon)
         self.frames = EventFrames()
+        self.space = bytearray(READ_BYTES)
+        """Where what comes from a client is put, and then read at once."""
         self.connected = 0
         self.clients: set[_Client] = set()
         """Those that have a session."""
@@ -298,7 +299,7 @@ class _Client:
                     # Closed with something unread, the connection would be reset, END or not.
                     self._stream.socket.shutdown(socket.SHUT_WR)
                     while True:
-                        await self._stream.receive(RECEIVE_BYTES)
+                        await self._stream.receive(4096)
             except (anyio.ClosedResourceError, anyio.EndOfStream, OSError):
                 return
 
@@ -329,7 +330,7 @@ class _Client:
         self._window_bytes = wishes.window_bytes
         limit = node.settings.ring.message_bytes_max
         self._reader.frame_bytes_max = limit + protocol.FRAME_EXTRA_BYTES
-        self._outgoing.put(
+        self._outgoing.write(
             protocol.build(
                 Type.WELCOME,
                 protocol=DAEMON_PROTOCOL,
@@ -381,27 +382,35 @@ class _Client:
 
     async def _obey(self, session: NodeSession, tasks: anyio.abc.TaskGroup) -> None:
         """Take in what the client says, until it leaves. Waits for nothing but the client."""
-        data = b""  # at first, what came together with HELLO
-        while not self._leaves:
-            for kind, body in self._reader.feed(data):
-                match kind:
-                    case Type.SEND:
-                        self._queue(frames.parse_send(body), len(body))
-                    case Type.TAKEN:
-                        taken = frames.parse_taken(body)
-                        self._untaken_bytes = max(0, self._untaken_bytes - taken)
-                        self._window_opened.set()
-                    case Type.BYE:
-                        protocol.parse(Type.BYE, body)
-                        self._leaves = True
-                        break
-                    case _:
-                        self._begin(session, tasks, kind, body)
-            if not self._leaves:
-                data = await self._stream.receive(RECEIVE_BYTES)
+        space = memoryview(self._server.space)
+
+        def take() -> bool:
+            return self._hear(space[: self._stream.read_into(self._server.space)], session, tasks)
+
+        # At first, what came together with HELLO.
+        if self._hear(space[:0], session, tasks):
+            await self._stream.read(take)
         while self._sends_bytes:  # what it has sent is accepted before it has left
             self._sends_done = anyio.Event()
             await self._sends_done.wait()
+
+    def _hear(self, data: memoryview, session: NodeSession, tasks: anyio.abc.TaskGroup) -> bool:
+        """Take in a piece of what the client says; whether it stays."""
+        for kind, body in self._reader.feed(data):
+            match kind:
+                case Type.SEND:
+                    self._queue(frames.parse_send(body), len(body))
+                case Type.TAKEN:
+                    taken = frames.parse_taken(body)
+                    self._untaken_bytes = max(0, self._untaken_bytes - taken)
+                    self._window_opened.set()
+                case Type.BYE:
+                    protocol.parse(Type.BYE, body)
+                    self._leaves = True
+                    break
+                case _:
+                    self._begin(session, tasks, kind, body)
+        return not self._leaves
 
     def _queue(self, send: Send, size: int) -> None:
         if self._sends_bytes and self._sends_bytes + size > self._send_window_bytes:
@@ -458,12 +467,12 @@ class _Client:
                     f"the answer has {len(body)} bytes, and {MESSAGE_BYTES_LIMIT} are possible"
                 )
         except refusals as error:
-            self._refuse(number, error)
+            self._outgoing.write(_refused_frame(number, error))
         else:
             if body is None:
-                self._outgoing.put(protocol.build(Type.DONE, number=number))
+                self._outgoing.write(protocol.build(Type.DONE, number=number))
             else:
-                self._outgoing.put(protocol.build(Type.ANSWER, number=number, body=body))
+                self._outgoing.write(protocol.build(Type.ANSWER, number=number, body=body))
         await self._outgoing.room()  # until then it counts as under way
         self._requests -= 1
 
@@ -473,10 +482,6 @@ class _Client:
         except OSError as error:
             raise DaemonError(f"cannot tell who asks: {error}") from error
         return await obey(self._node, peer, name, arguments)
-
-    def _refuse(self, number: int, error: VsyncError) -> None:
-        fields = protocol.failure_fields(error)
-        self._outgoing.put(protocol.build(Type.REFUSED, number=number, failure=fields))
 
     async def _join(self, session: NodeSession, keys: list[bytes], closed: bool) -> None:
         groups = list(map(GroupKey, keys))
@@ -504,10 +509,13 @@ class _Client:
                         send.payloads, send.groups, send.guarantee, send.priority
                     ) or await self._send_in_turn(session, send)
                 except (MisuseError, Evicted) as error:  # evicted: what came before still goes out
-                    self._refuse(send.number, error)
+                    answer = _refused_frame(send.number, error)
                 else:
-                    accepted = frames.accepted_frame(send.number, sent[0].counter, len(sent))
-                    self._outgoing.put(accepted)
+                    answer = frames.accepted_frame(send.number, sent[0].counter, len(sent))
+                if self._sends:  # there will be more answers
+                    self._outgoing.put(answer)
+                else:
+                    self._outgoing.write(answer)
                 self._sends_bytes -= size
             if not self._sends_bytes:
                 self._sends_done.set()
@@ -552,7 +560,7 @@ class _Client:
             self._window_opened = anyio.Event()
             await self._window_opened.wait()
         self._untaken_bytes += size
-        self._outgoing.put(*parts)
+        self._outgoing.write(*parts)
         await self._outgoing.room()
 
     def tick(self, now: float) -> None:
@@ -564,7 +572,7 @@ class _Client:
             with contextlib.suppress(VsyncError):  # it comes up where it is awaited
                 blocked = session.would_block(self._sending_priority)
                 if blocked is not None:
-                    self._outgoing.put(
+                    self._outgoing.write(
                         protocol.build(
                             Type.WAITING,
                             node=blocked.blocked_by or 0,
@@ -586,6 +594,10 @@ class _Client:
                 patience,
             )
             self._scope.cancel()
+
+
+def _refused_frame(number: int, error: VsyncError) -> bytes:
+    return protocol.build(Type.REFUSED, number=number, failure=protocol.failure_fields(error))
 
 
 def _first(errors: BaseExceptionGroup[VsyncError]) -> VsyncError:

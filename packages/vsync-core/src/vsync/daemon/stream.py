@@ -5,6 +5,7 @@ cancelled in the very turn of the loop in which data comes (seen with 4.16); end
 just that.
 """
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -20,6 +21,9 @@ from vsync.api.news import News
 
 BACKLOG: Final = 1024
 """Callers that may wait to be let in; the system's ``somaxconn`` bounds it, too."""
+
+READ_BYTES: Final = 2**18
+"""As much is read at once, at most."""
 
 WRITE_BYTES: Final = 2**18
 """About how much is handed to the kernel at once."""
@@ -44,47 +48,87 @@ class Stream:
         # As far as the system lets us (net.core.wmem_max).
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self.socket = connected
+        self._reading: asyncio.Future[None] | None = None
+        """Of the one who waits in ``read``, under asyncio."""
 
     async def receive(self, bytes_max: int) -> bytes:
         """What has come, at least a byte."""
-        while True:
-            try:
-                data = self.socket.recv(bytes_max)
-            except BlockingIOError:
+        space = bytearray(bytes_max)
+        while not (size := self.read_into(space)):
+            await anyio.wait_readable(self.socket)
+        await anyio.lowlevel.checkpoint()
+        return bytes(space[:size])
+
+    def read_into(self, space: bytearray) -> int:
+        """Put what has come to the beginning of *space*; how many bytes, 0 if there are none."""
+        try:
+            size = self.socket.recv_into(space)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._ended() from error
+        if not size:
+            raise anyio.EndOfStream
+        return size
+
+    async def read(self, take: Callable[[], bool]) -> None:
+        """Call *take* whenever something may have come, until it gives False; raises what it does.
+
+        It must not close the stream. asyncio calls it with no task in between, and the socket is
+        registered once: half of what a small read costs otherwise.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # then it is trio
+            while take():
                 await anyio.wait_readable(self.socket)
-            except OSError as error:
-                raise self._ended() from error
+            return
+        ended = self._reading = loop.create_future()
+
+        def called() -> None:
+            if ended.done():  # it was cancelled in this turn of the loop
+                return
+            try:
+                if take():
+                    return
+            except BaseException as error:
+                ended.set_exception(error)
             else:
-                await anyio.lowlevel.checkpoint()
-                if not data:
-                    raise anyio.EndOfStream
-                return data
+                ended.set_result(None)
+            self._stop_reading()
 
-    async def send_some(self, data: bytes | memoryview) -> int:
-        """Hand some of *data* over; how many bytes. Who is cancelled has handed none over."""
-        while True:
-            try:
-                return self.socket.send(data)
-            except BlockingIOError:
-                await anyio.wait_writable(self.socket)
-            except OSError as error:
-                raise self._ended() from error
+        loop.add_reader(self.socket, called)
+        try:
+            await ended
+        finally:
+            self._stop_reading()
 
-    async def send_parts(self, parts: Sequence[bytes | memoryview]) -> int:
-        """As ``send_some``, for what stands in several pieces."""
-        while True:
-            try:
-                return self.socket.sendmsg(parts)
-            except BlockingIOError:
-                await anyio.wait_writable(self.socket)
-            except OSError as error:
-                raise self._ended() from error
+    def _stop_reading(self) -> None:
+        if self._reading is not None and self.socket.fileno() >= 0:
+            self._reading.get_loop().remove_reader(self.socket)
+        self._reading = None
+
+    def write(self, parts: Sequence[bytes | memoryview]) -> int:
+        """Hand some of *parts* over; how many bytes, 0 if there is no room."""
+        try:
+            return self.socket.sendmsg(parts)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._ended() from error
+
+    async def wait_writable(self) -> None:
+        """Wait until there may be room."""
+        await anyio.wait_writable(self.socket)
 
     async def send(self, data: bytes) -> None:
         """Hand all of *data* over."""
         view = memoryview(data)
         while view:
-            view = view[await self.send_some(view) :]
+            sent = self.write([view])
+            if not sent:
+                await self.wait_writable()
+            view = view[sent:]
         await anyio.lowlevel.checkpoint()
 
     def _ended(self) -> Exception:
@@ -94,7 +138,11 @@ class Stream:
         """Close this side; whoever waits is told."""
         if self.socket.fileno() >= 0:
             anyio.notify_closing(self.socket)
+            reading = self._reading
+            self._stop_reading()
             self.socket.close()
+            if reading is not None and not reading.done():
+                reading.set_exception(anyio.ClosedResourceError())
 
     async def __aenter__(self) -> Self:
         return self
@@ -104,24 +152,36 @@ class Stream:
 
 
 class Outgoing:
-    """What is to be written to a stream, in order.
-
-    Who is cancelled while it writes leaves no frame cut: the next who writes goes on in it.
-    """
+    """What is to be written to a stream, in order."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._parts: deque[bytes | memoryview] = deque()
         self._news = News()
         self._room = anyio.Event()
+        self._waits = False
+        """``run`` or ``flush`` waits until the stream has room."""
+        self._error: Exception | None = None
         self.bytes = 0
         """How much waits."""
 
     def put(self, *parts: bytes | memoryview) -> None:
-        """Have *parts* written in their turn. Does not wait: see ``room``."""
+        """Have *parts* written in their turn, with what else is put before ``run`` gets to it.
+
+        Does not wait: see ``room``.
+        """
         self._parts.extend(parts)
         self.bytes += sum(map(len, parts))
         self._news.tell()
+
+    def write(self, *parts: bytes | memoryview) -> None:
+        """As ``put``, but at once, as far as the stream takes it; ``run`` writes the rest."""
+        self._parts.extend(parts)
+        self.bytes += sum(map(len, parts))
+        if not self._waits:
+            self._write()
+            if self.bytes:
+                self._news.tell()
 
     async def room(self) -> None:
         """Wait until not too much waits."""
@@ -131,11 +191,27 @@ class Outgoing:
             await self._room.wait()
 
     async def flush(self) -> None:
-        """Write all that waits. One task at a time."""
+        """Write all that waits. One task at a time. Raises what the stream does."""
         while self.bytes:
-            self._forget(await self._stream.send_parts(self._next()))
-            if self.bytes <= OUTGOING_BYTES_MAX:
-                self._room.set()
+            self._write()
+            if self._error is not None:
+                raise self._error
+            if self.bytes:
+                self._waits = True
+                try:
+                    await self._stream.wait_writable()
+                finally:
+                    self._waits = False
+
+    def _write(self) -> None:
+        """Write what the stream takes now; what it raises, ``flush`` does."""
+        try:
+            while self.bytes and (sent := self._stream.write(self._next())):
+                self._forget(sent)
+        except (anyio.ClosedResourceError, anyio.EndOfStream) as error:
+            self._error = error
+        if self.bytes <= OUTGOING_BYTES_MAX:
+            self._room.set()
 
     def _next(self) -> list[bytes | memoryview]:
         """The next parts, as many as go well together; they still wait."""
@@ -161,8 +237,7 @@ class Outgoing:
         """Write whatever comes, until cancelled."""
         while True:
             await self.flush()
-            if not self.bytes:
-                await self._news.wait()
+            await self._news.wait()
 
 
 async def connect_stream(place: str) -> Stream:
