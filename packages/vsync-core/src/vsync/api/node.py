@@ -424,9 +424,8 @@ class Node:
                 self.settings.node.synchronize_s
             )
         self._news.tell()
-        ended = self._driver.ended
         for session in self._sessions:  # there may be hundreds, and news for few
-            session._wake_if_news(ended)
+            session._wake_if_news()
 
     async def _open(self, tasks: TaskGroup) -> None:
         for runner in self._services.values():

@@ -1,11 +1,12 @@
 """Sessions on a node in this process, those of programs and those of services."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio.lowlevel
 
 from vsync.api.news import News
+from vsync.api.parts import parts_of
 from vsync.api.services import ServiceSession
 from vsync.api.session import Session
 from vsync.errors import MessageTooLarge, MisuseError, NodeClosed, WouldBlock
@@ -98,9 +99,20 @@ class NodeSession(Session):
         self._mailbox.close()
         self._news.tell()  # who waits for this session's events is to learn of its end
 
-    def _wake_if_news(self, ended: bool) -> None:
-        """Wake who waits for this session's events, if there are any, or will never be."""
-        if ended or self._mailbox.waiting_bytes or self._mailbox.evicted is not None:
+    @property
+    def _has_news(self) -> bool:
+        """There are events of this session, or there never will be any."""
+        mailbox = self._mailbox
+        return bool(
+            mailbox.waiting_bytes
+            or mailbox.evicted is not None
+            or self._closed
+            or self._node._driver.ended
+        )
+
+    def _wake_if_news(self) -> None:
+        """Wake who waits for this session's events, if there is something for it."""
+        if self._has_news:
             self._news.tell()
 
     @property
@@ -135,7 +147,9 @@ class NodeSession(Session):
     async def _take_items(self) -> Sequence[Item]:
         """As ``_take``; messages in runs, if the session was made so."""
         driver, mailbox = self._node._driver, self._mailbox
-        await anyio.lowlevel.checkpoint()  # before taking: who is cancelled must have taken nothing
+        if self._has_news:  # else it waits below
+            # Before taking: who is cancelled must have taken nothing.
+            await anyio.lowlevel.checkpoint()
         while True:
             ended = driver.ended
             evicted = mailbox.evicted
@@ -175,7 +189,7 @@ class NodeSession(Session):
         self._check(groups, payloads)
         room = node._rooms[priority]
         sent: list[MessageIds] = []
-        for part in _parts(payloads, node.send_queue_bytes // 4):
+        for part in parts_of(payloads, node.send_queue_bytes // 4):
             await self._give_way()
             submission = Submission(self._seat.session, groups, part, guarantee, priority)
             await room.wait(submission.size)
@@ -330,20 +344,3 @@ class NodeServiceSession(NodeSession, ServiceSession):
             if node._driver.ended:
                 raise node._driver.end_error()
             await node._news.wait()
-
-
-def _parts(payloads: list[bytes], size_max: int) -> Iterator[list[bytes]]:
-    """*payloads* in parts that fit *size_max* together, or are one payload."""
-    if 0 < len(payloads) <= MESSAGES_PER_TURN and sum(map(len, payloads)) <= size_max:
-        yield payloads
-        return
-    part: list[bytes] = []
-    size = 0
-    for payload in payloads:
-        if part and (size + len(payload) > size_max or len(part) == MESSAGES_PER_TURN):
-            yield part
-            part, size = [], 0
-        part.append(payload)
-        size += len(payload)
-    if part:
-        yield part

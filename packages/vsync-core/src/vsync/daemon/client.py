@@ -10,11 +10,13 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 
+from vsync.api.news import News
+from vsync.api.parts import parts_of
 from vsync.api.session import Session
 from vsync.daemon import protocol
 from vsync.daemon.link import Asked, Destination, Link
 from vsync.daemon.protocol import DAEMON_PROTOCOL, SLOW_POLICIES, Type
-from vsync.daemon.stream import connect_stream
+from vsync.daemon.stream import READ_BYTES, connect_stream
 from vsync.errors import (
     DaemonError,
     DaemonLost,
@@ -51,8 +53,9 @@ LEAVE_S: Final = 2.0
 WINDOW_BYTES: Final = 2**22
 """Bytes of events that wait in this process, at most; the others wait at the daemon."""
 
-BATCH_BYTES: Final = 2**18
-"""About how much a SEND carries at most, unless one message is larger."""
+BATCH_BYTES: Final = READ_BYTES - 2**13
+"""As much a SEND carries at most, unless one message is larger; it is read at once, with its
+lengths."""
 
 BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
@@ -74,7 +77,7 @@ class DaemonSession(Session):
         self._events: list[Event] = []
         self._events_bytes = 0
         """Of those that came over the link that there is now."""
-        self._news = anyio.Event()
+        self._news = News()
         self._link: Link | None = None
         self._member = Member(NodeId(0), 0)
         self._message_bytes_max = 0
@@ -97,7 +100,9 @@ class DaemonSession(Session):
         return self._message_bytes_max
 
     async def _take(self) -> Sequence[Event]:
-        await anyio.lowlevel.checkpoint()  # before taking: who is cancelled must have taken nothing
+        if self._events or self._end is not None:  # else it waits below
+            # Before taking: who is cancelled must have taken nothing.
+            await anyio.lowlevel.checkpoint()
         while True:
             if self._events:
                 batch, self._events = self._events, []
@@ -107,8 +112,6 @@ class DaemonSession(Session):
                 return batch
             if self._end is not None:
                 raise self._end.with_traceback(None)
-            if self._news.is_set():
-                self._news = anyio.Event()
             await self._news.wait()
 
     async def status(self) -> Mapping[str, Any]:
@@ -160,7 +163,7 @@ class DaemonSession(Session):
         link = await self._ready_link()
         _check(payloads, link)
         asked: list[Asked] = []
-        for part in _parts(payloads):
+        for part in parts_of(payloads, BATCH_BYTES):
             asked.append(await link.send(groups, part, guarantee, priority))
         sent: list[MessageIds] = []
         for each in asked:
@@ -211,7 +214,7 @@ class DaemonSession(Session):
     def _put(self, events: Sequence[Event], size: int) -> None:
         self._events += events
         self._events_bytes += size
-        self._news.set()
+        self._news.tell()
 
     async def _find(self) -> Link:
         """Connect to the daemon. Raises DaemonError, or what it refuses with."""
@@ -301,7 +304,7 @@ class DaemonSession(Session):
         """Nothing more will come: let nobody wait for it."""
         if self._end is None:
             self._end = error
-        self._news.set()
+        self._news.tell()
         self._wake_waiting()
 
     async def _leave_daemon(self) -> None:
@@ -343,21 +346,6 @@ def _key_parts(groups: Sequence[GroupKey]) -> Iterator[list[bytes]]:
     """The keys of *groups*, as many as one frame takes at a time."""
     for start in range(0, len(groups), protocol.GROUPS_MAX):
         yield [group.key for group in groups[start : start + protocol.GROUPS_MAX]]
-
-
-def _parts(payloads: list[bytes]) -> list[list[bytes]]:
-    """*payloads* in parts that fit a frame each."""
-    if payloads and sum(map(len, payloads)) + 4 * len(payloads) <= BATCH_BYTES:
-        return [payloads]
-    parts: list[list[bytes]] = []
-    size = 0
-    for payload in payloads:
-        if not parts or size + len(payload) + 4 > BATCH_BYTES:
-            parts.append([])
-            size = 0
-        parts[-1].append(payload)
-        size += len(payload) + 4
-    return parts
 
 
 def _hello(
