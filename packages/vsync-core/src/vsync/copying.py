@@ -5,7 +5,7 @@ what came, only payloads are copied.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Final, Protocol, overload
 
@@ -26,6 +26,13 @@ class Content(Protocol):
     @overload
     def __getitem__(self, place: slice, /) -> "Content": ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+view_of: Final[Callable[[Content], Content]] = memoryview
+"""A content, as something whose parts are not copied out of it."""
+
+joined: Final[Callable[[Iterable[Content]], bytes]] = b"".join
+"""Pieces of contents, all in one."""
 
 
 def packets_of(
@@ -62,16 +69,6 @@ def content_of(packets: bytes | memoryview, packet_bytes: int, head_bytes: int) 
     shape = _shape(head_bytes, packet_bytes - head_bytes, count)
     last = memoryview(packets)[count * packet_bytes + head_bytes :]
     return b"".join((*shape.unpack_from(packets), last))
-
-
-def view_of(content: Content) -> Content:
-    """*content*, as something whose parts are not copied out of it."""
-    return memoryview(content)
-
-
-def joined(pieces: Iterable[Content]) -> bytes:
-    """All the *pieces* in one."""
-    return b"".join(pieces)
 
 
 @lru_cache(SHAPES_KNOWN_MAX)
