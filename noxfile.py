@@ -76,7 +76,8 @@ def speedups(session: nox.Session) -> None:
     (Debian: libssl-dev). ``-- tests/services`` runs others.
     """
     parts = ("wire", "engine", "ip", "runtime", "seal")
-    core = [*(f"tests/core/{part}" for part in parts), "tests/core/test_checksum.py"]
+    files = [f"tests/core/test_{part}.py" for part in ("checksum", "copying")]
+    core = [*(f"tests/core/{part}" for part in parts), *files]
     chosen = ["tests/speedups", *core, "tests/specification", "tests/cli/test_run.py"]
     run_compiled(session, *(session.posargs or chosen))
 

@@ -74,6 +74,9 @@ IN_C = {
 if platform.machine() in ("x86_64", "AMD64"):  # its instructions are of these processors
     IN_C["vsync.checksum"] = "checksum.c"
 
+HEADERS: Final = ["src/c/content.h"]
+"""What several of them include."""
+
 SEALS: Final = {"vsync.seal.cipher": "sealing.c"}
 """As ``IN_C``, where OpenSSL's headers are; without them, the package is built without."""
 
@@ -205,7 +208,7 @@ extensions: list[Any] = mypycify(
 )
 os.chdir(HERE)
 extensions += [
-    Extension(module, [f"src/c/{file}"], extra_compile_args=["-O3"])
+    Extension(module, [f"src/c/{file}"], depends=HEADERS, extra_compile_args=["-O3"])
     for module, file in IN_C.items()
 ]
 if WITH_OPENSSL:

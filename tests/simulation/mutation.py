@@ -171,8 +171,8 @@ MUTATIONS = (
     Mutation(
         "silent nodes are never given up",
         "engine/gather.py",
-        "        self.failed |= silent or {",
-        "        _ = silent or {",
+        "        self.failed |= accused\n",
+        "",
     ),
     Mutation(
         "the token is held though others wait",

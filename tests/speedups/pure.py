@@ -16,6 +16,7 @@ TWINS: Final[dict[str, str]] = json.loads((PACKAGE / "built.json").read_text())[
 
 NAMES: Final = {
     "alike": "vsync.engine.alike",
+    "checksum": "vsync.checksum",
     "cipher": "vsync.seal.cipher",
     "codec": "vsync.wire.codec",
     "copying": "vsync.copying",

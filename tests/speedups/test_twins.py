@@ -124,7 +124,9 @@ def run(modules: Any, size: int, script: Iterable[Any]) -> tuple[list[Any], list
     return frames, told
 
 
-def delivered(modules: Any, frames: list[Any], order: list[int], stable: int) -> list[Any]:
+def delivered(
+    modules: Any, frames: list[Any], order: list[int], stable: int, *, in_trains: bool
+) -> list[Any]:
     """What a log makes of the *frames*, which come in that *order*, and what it says of itself."""
     reader = modules.streams.Reader(MESSAGE_BYTES_MAX)
     control = modules.streams.ControlReader()
@@ -132,8 +134,13 @@ def delivered(modules: Any, frames: list[Any], order: list[int], stable: int) ->
     codec = modules.codec.Codec(NETWORK, NodeId(3), 1)
     told: list[Any] = []
     for place in order:
-        for packet in frames[place % len(frames)].packets:
-            part = codec.decode_part(bytes(packet))
+        sent = frames[place % len(frames)].packets
+        if in_trains and len(sent) > 1:
+            train = Train(b"".join(sent), len(sent[0]))
+            parts = [codec.decode_train(train)]
+        else:
+            parts = [codec.decode_part(bytes(packet)) for packet in sent]
+        for part in parts:
             packets = log.add_part(part)
             if packets is not None:
                 told.append(log.add(codec.assemble(part, packets)))
@@ -181,9 +188,65 @@ def test_messages_become_the_same_frames_and_these_the_same_deliveries(
             )
         )
         stable = data.draw(st.integers(0, len(frames)))
-        assert delivered(compiled(), frames, order, stable) == delivered(
-            pure(), pure_frames, order, stable
-        )
+        in_trains = data.draw(st.booleans())
+        told = delivered(compiled(), frames, order, stable, in_trains=in_trains)
+        assert told == delivered(pure(), pure_frames, order, stable, in_trains=in_trains)
+        assert told == delivered(compiled(), frames, order, stable, in_trains=not in_trains)
+
+
+@given(
+    st.integers(1, 90),
+    st.lists(st.integers(0, 60), max_size=40),
+    st.integers(-2, 2),
+    st.sampled_from([0x02, 0x12, 0x22, 0x32, 0x42]) | st.integers(0, 255),
+    st.binary(max_size=1500),
+    st.booleans(),
+    st.sampled_from(["DATA", "RECOVERED"]),
+)
+def test_trains_that_lie_with_a_good_checksum_are_read_or_refused_alike(
+    part_bytes: int,
+    lengths: list[int],
+    off: int,
+    flags: int,
+    pieces: bytes,
+    adds_up: bool,
+    kind: str,
+) -> None:
+    """Whatever the lengths in them say, and wherever their packets end."""
+    if adds_up:
+        pieces = pieces.ljust(sum(lengths), b"\1")[: sum(lengths)]
+
+    def read(modules: Any) -> Any:
+        data = modules.data
+        head = data.DATA_FAST.pack(1, 2, flags, max(0, len(lengths) + off * (not adds_up)))
+        content = head + b"".join(length.to_bytes(2) for length in lengths) + pieces
+        if kind == "RECOVERED":
+            content = data.RECOVERED_FAST.pack(SENDER, LIFE, *RING, 3) + content
+        size = data.PART_OVERHEAD_BYTES + max(part_bytes, -(-len(content) // data.PARTS_MAX))
+        frame_type = getattr(modules.header.FrameType, kind)
+        sealer = modules.header.Sealer(NETWORK, SENDER, LIFE)
+        packets = data.cut(sealer, frame_type, RING, 1, content[:9], content[9:], size)
+        codec = modules.codec.Codec(NETWORK, NodeId(3), 1)
+        if len(packets) == 1:
+            part = codec.decode_part(packets[0])
+        else:
+            part = codec.decode_train(packets)
+            assert part is not None
+        try:
+            frame = codec.assemble(part, part.packets)
+        except MalformedPacket as error:
+            return (error.reason, str(error))
+        inner = frame.inner if kind == "RECOVERED" else frame
+        reader: Any = modules.streams.Reader(MESSAGE_BYTES_MAX)
+        if inner.lane == data.CONTROL_LANE:
+            reader = modules.streams.ControlReader()
+        stream = modules.streams.Stream(reader, begun=[b"\1begun"], begun_counter=2)
+        out: list[Any] = []
+        stream.ordered(inner, CONFIGURATION, out)
+        begun = list(map(bytes, stream.begun))
+        return facts(frame), list(map(plain, out)), begun, reader.malformed
+
+    assert read(compiled()) == read(pure())
 
 
 @given(packet_bytes, submissions, st.lists(st.tuples(st.integers(0), st.binary(max_size=3))))
@@ -240,15 +303,36 @@ def test_contents_become_the_same_packets_and_these_the_same_contents(
     assert made[0] == made[1]
     for modules in (compiled(), pure()):
         found = modules.copying.content_of(memoryview(made[0]), len(head) + 2 + size, len(head) + 2)
-        assert found == begin + rest
+        assert bytes(found) == begin + rest
 
 
 def test_packets_that_are_not_as_many_as_numbers_are_refused() -> None:
     for numbers in ([], [b"1"], [b"1"] * 3):
         with pytest.raises(ValueError, match="as many"):
             compiled().copying.packets_of(b"head", numbers, b"12345", b"678", 7)
-    with pytest.raises(ValueError, match="longer than its head"):
-        compiled().copying.content_of(bytes(100), 20, 20)
+    for packet_bytes, head_bytes in ((20, 20), (0, 0), (-3, -4), (3, -1), (-(2**63), 2**63 - 1)):
+        with pytest.raises(ValueError, match="longer than its head"):
+            compiled().copying.content_of(bytes(100), packet_bytes, head_bytes)
+
+
+def test_a_content_is_made_of_bytes_and_nothing_else_is_joined() -> None:
+    copying = compiled().copying
+    assert bytes(copying.content_of(bytes(9), 2**63 - 1, 9)) == b""
+    with pytest.raises(TypeError, match="bytes-like"):
+        copying.content_of("text", 2, 1)
+    with pytest.raises(TypeError, match="bytes-like"):
+        copying.joined([b"bytes", "text"])
+    with pytest.raises(TypeError, match="pieces"):
+        copying.joined(3)
+    with pytest.raises(ValueError, match="of bytes"):
+        copying.joined([b"bytes", memoryview(bytes(8)).cast("I")])
+    with pytest.raises(ValueError, match="in one piece"):
+        copying.content_of(b"packets", 2, 1)[::2]
+    with pytest.raises(TypeError):
+        copying.content_of(b"packets", 2, 1)["x"]
+    with pytest.raises(TypeError, match="instances"):
+        copying.Content()
+    assert memoryview(copying.content_of(b"packets", 2, 1)).readonly
 
 
 SECRET = bytes(range(32))
@@ -329,9 +413,16 @@ ENVELOPE = Envelope(
     st.none() | st.integers(0, 8),
     st.binary(max_size=5),
     st.integers(0, 2**64 - 1) | st.integers(2**64 - 9, 2**64 - 1),
+    st.integers(1, 60),
 )
 def test_messages_that_have_one_head_give_the_same_deliveries(
-    head: bytes, texts: list[bytes], one_size: bool, stranger: int | None, gap: bytes, counter: int
+    head: bytes,
+    texts: list[bytes],
+    one_size: bool,
+    stranger: int | None,
+    gap: bytes,
+    counter: int,
+    size: int,
 ) -> None:
     messages = [head + text for text in (texts[:1] * len(texts) if one_size else texts)]
     if stranger is not None:
@@ -344,7 +435,10 @@ def test_messages_that_have_one_head_give_the_same_deliveries(
     assert alike is alike_pure is all(message.startswith(head) for message in messages)
     if min(lengths) < len(head):
         return
-    for bytes_like in (frame, memoryview(frame)):
+    packets = b"".join(b"<>" + frame[at : at + size] for at in range(0, len(frame), size))
+    content = compiled().copying.content_of(packets, 2 + size, 2)
+    assert compiled().alike.begin_alike(content, len(gap), head, lengths) is alike
+    for bytes_like in (frame, memoryview(frame), content):
         place = (bytes_like, len(gap), len(head), lengths)
         read, read_pure = (
             modules.alike.read_alike(ENVELOPE, counter, *place) for modules in (compiled(), pure())
@@ -370,9 +464,10 @@ def test_messages_beyond_the_end_of_their_frame_are_refused() -> None:
         (alike.payloads_in, 0),
         (alike.begin_alike, b""),
     ):
-        for start, lengths in ((0, (4, 4)), (7, (1,)), (-1, (1,)), (2, (-1,))):
-            with pytest.raises(ValueError, match="outside of the frame"):
-                function(b"frame.", start, head, lengths)
+        for frame in (b"frame.", compiled().copying.content_of(b"<fr<am<e.", 3, 1)):
+            for start, lengths in ((0, (4, 4)), (7, (1,)), (-1, (1,)), (2, (-1,)), (2, (2**62,))):
+                with pytest.raises(ValueError, match="outside of the frame"):
+                    function(frame, start, head, lengths)
         with pytest.raises(TypeError, match="lengths"):
             function(b"frame.", 0, head, 3)
         with pytest.raises(TypeError, match="bytes-like"):

@@ -1,15 +1,38 @@
 """Copying: a frame's content into packets and out of them again, a whole burst at a time.
 
-``vsync-speedups`` has the same in C: one pass over the bytes, and no object for each packet.
+``vsync-speedups`` has the same in C. There a content is read where it stands, in the packets: of
+what came, only payloads are copied.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol, overload
 
 SHAPES_KNOWN_MAX: Final = 256
 """So many ways in which bytes are cut are remembered."""
+
+
+class Content(Protocol):
+    """What a frame carries, or a part of it. Bytes and views of them are one.
+
+    Compiled, it may be one more: a view of bytes that stand in packets, which puts them together
+    only for who wants them as a buffer.
+    """
+
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, place: int, /) -> int: ...
+    @overload
+    def __getitem__(self, place: slice, /) -> "Content": ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+view_of: Final[Callable[[Content], Content]] = memoryview
+"""A content, as something whose parts are not copied out of it."""
+
+joined: Final[Callable[[Iterable[Content]], bytes]] = b"".join
+"""Pieces of contents, all in one."""
 
 
 def packets_of(
@@ -37,7 +60,7 @@ def packets_of(
     return b"".join(pieces)
 
 
-def content_of(packets: bytes | memoryview, packet_bytes: int, head_bytes: int) -> bytes:
+def content_of(packets: bytes | memoryview, packet_bytes: int, head_bytes: int) -> Content:
     """What stands in *packets* of that size, one behind the other, after the head of each.
 
     The last one may be shorter, but not without anything behind its head.

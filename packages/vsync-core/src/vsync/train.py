@@ -52,7 +52,7 @@ class Train(Sequence[memoryview]):
 
 
 class LateTrain(Sequence[memoryview]):
-    """A train of *count* packets that *make* makes when it is wanted first.
+    """A train of *count* packets that *make* makes, as a ``Train``, when it is wanted first.
 
     To make the packets of a frame takes longer than all else that is done for it, and they are not
     needed before they are sent.
@@ -60,9 +60,9 @@ class LateTrain(Sequence[memoryview]):
 
     __slots__ = ("_count", "_make", "_train")
 
-    def __init__(self, count: int, make: Callable[[], Train]) -> None:
+    def __init__(self, count: int, make: Callable[[], Sequence[bytes | memoryview]]) -> None:
         self._count = count
-        self._make: Callable[[], Train] | None = make
+        self._make: Callable[[], Sequence[bytes | memoryview]] | None = make
         self._train: Train | None = None
 
     @property
@@ -71,7 +71,9 @@ class LateTrain(Sequence[memoryview]):
         train = self._train
         if train is None:
             assert self._make is not None
-            train = self._train = self._make()
+            made = self._make()
+            assert type(made) is Train
+            train = self._train = made
             self._make = None  # with what it was made of
         return train
 

@@ -5,12 +5,10 @@
  * collector need not look at it.
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "content.h"
 #include <limits.h>
-#include <string.h>
 
-static PyTypeObject *delivery_type;
+static PyTypeObject *content_type, *delivery_type;
 
 /* The number of the message that is so many after one; beyond 64 bits it is nonsense, and no error. */
 static PyObject *number(PyObject *first, unsigned long long counter, Py_ssize_t at)
@@ -77,11 +75,11 @@ static PyObject *numbered(PyObject *self, PyObject *const *args, Py_ssize_t narg
     return deliveries;
 }
 
-/* Messages that stand one behind the other in a frame. */
+/* Messages that stand one behind the other in a frame, each with a head. */
 struct messages {
-    Py_buffer frame;
+    struct way way;
+    struct held held;
     PyObject *lengths;
-    const char *next;
     Py_ssize_t count, head_bytes;
 };
 
@@ -92,19 +90,19 @@ static int open_messages(struct messages *messages, PyObject *frame, PyObject *s
 
     if (place == -1 && PyErr_Occurred())
         return -1;
-    if (PyObject_GetBuffer(frame, &messages->frame, PyBUF_SIMPLE) < 0)
+    if (set_out(&messages->way, &messages->held, frame, content_type) < 0)
         return -1;
-    if (place < 0 || place > messages->frame.len) {
+    if (place < 0 || place > messages->way.left) {
         PyErr_SetString(PyExc_ValueError, "the messages begin outside of the frame");
-        PyBuffer_Release(&messages->frame);
+        arrive(&messages->held);
         return -1;
     }
     messages->lengths = PySequence_Fast(lengths, "lengths are a sequence");
     if (messages->lengths == NULL) {
-        PyBuffer_Release(&messages->frame);
+        arrive(&messages->held);
         return -1;
     }
-    messages->next = (const char *)messages->frame.buf + place;
+    walk(&messages->way, NULL, place);
     messages->count = PySequence_Fast_GET_SIZE(messages->lengths);
     return 0;
 }
@@ -112,45 +110,63 @@ static int open_messages(struct messages *messages, PyObject *frame, PyObject *s
 static void close_messages(struct messages *messages)
 {
     Py_DECREF(messages->lengths);
-    PyBuffer_Release(&messages->frame);
+    arrive(&messages->held);
 }
 
-/* The next message; its length goes to *length. NULL, with an error, if it is not in the frame. */
-static const char *next_message(struct messages *messages, Py_ssize_t at, Py_ssize_t *length)
+/* The length of a message, which is the next; -1, with an error, if it is not in the frame. */
+static Py_ssize_t length_of(const struct messages *messages, Py_ssize_t at)
 {
-    const char *message = messages->next;
-    const char *end = (const char *)messages->frame.buf + messages->frame.len;
+    Py_ssize_t length = PyLong_AsSsize_t(PySequence_Fast_GET_ITEM(messages->lengths, at));
 
-    *length = PyLong_AsSsize_t(PySequence_Fast_GET_ITEM(messages->lengths, at));
-    if (*length < 0 || *length > end - message) {
+    if (length < 0 || length > messages->way.left) {
         if (!PyErr_Occurred())
             PyErr_SetString(PyExc_ValueError, "a message ends outside of the frame");
-        return NULL;
+        return -1;
     }
-    messages->next = message + *length;
-    return message;
+    return length;
 }
 
 static PyObject *next_payload(struct messages *messages, Py_ssize_t at)
 {
-    Py_ssize_t length;
-    const char *message = next_message(messages, at, &length);
+    Py_ssize_t length = length_of(messages, at);
+    PyObject *payload;
 
-    if (message == NULL)
+    if (length < 0)
         return NULL;
     if (messages->head_bytes < 0 || length < messages->head_bytes) {
         PyErr_SetString(PyExc_ValueError, "a message is shorter than its head");
         return NULL;
     }
-    return PyBytes_FromStringAndSize(message + messages->head_bytes,
-                                     length - messages->head_bytes);
+    payload = PyBytes_FromStringAndSize(NULL, length - messages->head_bytes);
+    if (payload != NULL) {
+        walk(&messages->way, NULL, messages->head_bytes);
+        walk(&messages->way, PyBytes_AS_STRING(payload), length - messages->head_bytes);
+    }
+    return payload;
+}
+
+/* Whether the next message, of that length, begins with that head; goes past it. */
+static int next_begins(struct messages *messages, Py_ssize_t length, const char *head)
+{
+    Py_ssize_t bytes = messages->head_bytes, now;
+
+    if (length < bytes)
+        return 0;
+    length -= bytes;
+    for (; bytes > 0; bytes -= now, head += now) {
+        now = standing_here(&messages->way, bytes);
+        if (memcmp(messages->way.at, head, now) != 0)
+            return 0;
+        step(&messages->way, now);
+    }
+    walk(&messages->way, NULL, length);
+    return 1;
 }
 
 static PyObject *begin_alike(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
     struct messages messages;
-    const char *message;
-    Py_ssize_t at, length;
+    Py_ssize_t at;
     int alike = 1;
 
     if (nargs != 4 || !PyBytes_Check(args[2])) {
@@ -162,52 +178,54 @@ static PyObject *begin_alike(PyObject *self, PyObject *const *args, Py_ssize_t n
         return NULL;
     messages.head_bytes = PyBytes_GET_SIZE(args[2]);
     for (at = 0; at < messages.count && alike > 0; at++) {
-        message = next_message(&messages, at, &length);
-        if (message == NULL)
-            alike = -1;
-        else
-            alike = length >= messages.head_bytes &&
-                    memcmp(message, PyBytes_AS_STRING(args[2]), messages.head_bytes) == 0;
+        Py_ssize_t length = length_of(&messages, at);
+        alike = length < 0 ? -1 : next_begins(&messages, length, PyBytes_AS_STRING(args[2]));
     }
     close_messages(&messages);
     return alike < 0 ? NULL : PyBool_FromLong(alike);
 }
 
-static PyObject *payloads_in(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+/* The payloads of messages, given by a frame, a place in it, how long a head is, and lengths; or
+ * their deliveries, if there is an envelope. */
+static PyObject *read_messages(PyObject *const *args, PyObject *envelope, PyObject *first,
+                               unsigned long long counter)
 {
     struct messages messages;
-    PyObject *payloads;
-    Py_ssize_t at, head_bytes;
+    PyObject *read;
+    Py_ssize_t at, head_bytes = PyLong_AsSsize_t(args[2]);
 
-    if (nargs != 4) {
-        PyErr_SetString(PyExc_TypeError, "payloads_in() takes a frame, a place in it, how long a "
-                                         "head is, and lengths");
-        return NULL;
-    }
-    head_bytes = PyLong_AsSsize_t(args[2]);
     if (head_bytes == -1 && PyErr_Occurred())
         return NULL;
     if (open_messages(&messages, args[0], args[1], args[3]) < 0)
         return NULL;
     messages.head_bytes = head_bytes;
-    payloads = PyList_New(messages.count);
-    for (at = 0; payloads != NULL && at < messages.count; at++) {
-        PyObject *payload = next_payload(&messages, at);
-        if (payload == NULL)
-            Py_CLEAR(payloads);
+    read = PyList_New(messages.count);
+    for (at = 0; read != NULL && at < messages.count; at++) {
+        PyObject *each = next_payload(&messages, at);
+        if (each != NULL && envelope != NULL)
+            each = new_delivery(envelope, number(first, counter, at), each);
+        if (each == NULL)
+            Py_CLEAR(read);
         else
-            PyList_SET_ITEM(payloads, at, payload);
+            PyList_SET_ITEM(read, at, each);
     }
     close_messages(&messages);
-    return payloads;
+    return read;
+}
+
+static PyObject *payloads_in(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 4) {
+        PyErr_SetString(PyExc_TypeError, "payloads_in() takes a frame, a place in it, how long a "
+                                         "head is, and lengths");
+        return NULL;
+    }
+    return read_messages(args, NULL, NULL, 0);
 }
 
 static PyObject *read_alike(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
-    struct messages messages;
-    PyObject *deliveries;
     unsigned long long counter;
-    Py_ssize_t at, head_bytes;
 
     if (nargs != 6) {
         PyErr_SetString(PyExc_TypeError, "read_alike() takes an envelope, a counter, a frame, "
@@ -217,24 +235,7 @@ static PyObject *read_alike(PyObject *self, PyObject *const *args, Py_ssize_t na
     counter = PyLong_AsUnsignedLongLong(args[1]);
     if (counter == (unsigned long long)-1 && PyErr_Occurred())
         return NULL;
-    head_bytes = PyLong_AsSsize_t(args[4]);
-    if (head_bytes == -1 && PyErr_Occurred())
-        return NULL;
-    if (open_messages(&messages, args[2], args[3], args[5]) < 0)
-        return NULL;
-    messages.head_bytes = head_bytes;
-    deliveries = PyList_New(messages.count);
-    for (at = 0; deliveries != NULL && at < messages.count; at++) {
-        PyObject *payload = next_payload(&messages, at), *delivery = NULL;
-        if (payload != NULL)
-            delivery = new_delivery(args[0], number(args[1], counter, at), payload);
-        if (delivery == NULL)
-            Py_CLEAR(deliveries);
-        else
-            PyList_SET_ITEM(deliveries, at, delivery);
-    }
-    close_messages(&messages);
-    return deliveries;
+    return read_messages(args + 2, args[0], args[1], counter);
 }
 
 static PyMethodDef methods[] = {
@@ -269,5 +270,8 @@ PyMODINIT_FUNC PyInit_alike(void)
         return NULL;
     }
     Py_XSETREF(delivery_type, (PyTypeObject *)delivery);
+    Py_XSETREF(content_type, import_content_type());
+    if (content_type == NULL)
+        return NULL;
     return PyModule_Create(&module);
 }

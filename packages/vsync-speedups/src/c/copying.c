@@ -1,8 +1,6 @@
-/* The twin of vsync.copying: a frame's content into packets and out of them, in one pass. */
+/* The twin of vsync.copying: a frame's content into packets, and read out of them where it stands. */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <string.h>
+#include "content.h"
 
 /* Copies the next bytes of what stands in two buffers, one behind the other. */
 struct source {
@@ -71,32 +69,196 @@ done:
     return packets;
 }
 
+/* --- contents --- */
+
+static PyTypeObject content_type;
+
+static PyObject *new_content(Py_ssize_t length)
+{
+    Content *content = PyObject_New(Content, &content_type);
+
+    if (content != NULL) {
+        content->whole = content->joined = NULL;
+        content->packets.obj = NULL; /* so that it may be released */
+        content->start = 0;
+        content->length = length;
+    }
+    return (PyObject *)content;
+}
+
+static void content_dealloc(PyObject *object)
+{
+    Content *self = (Content *)object;
+
+    Py_XDECREF(self->whole);
+    Py_XDECREF(self->joined);
+    PyBuffer_Release(&self->packets);
+    PyObject_Free(self);
+}
+
+static Py_ssize_t content_length(PyObject *self) { return ((Content *)self)->length; }
+
+static PyObject *content_cut(Content *self, Py_ssize_t start, Py_ssize_t length)
+{
+    Content *part = (Content *)new_content(length);
+
+    if (part != NULL) {
+        part->whole = Py_NewRef(self->whole != NULL ? self->whole : (PyObject *)self);
+        part->first = self->first;
+        part->packet_bytes = self->packet_bytes;
+        part->head_bytes = self->head_bytes;
+        part->start = self->start + start;
+    }
+    return (PyObject *)part;
+}
+
+static PyObject *content_subscript(PyObject *object, PyObject *key)
+{
+    Content *self = (Content *)object;
+
+    if (PySlice_Check(key)) {
+        Py_ssize_t start, stop, stride, length;
+        if (PySlice_Unpack(key, &start, &stop, &stride) < 0)
+            return NULL;
+        length = PySlice_AdjustIndices(self->length, &start, &stop, stride);
+        if (stride != 1) {
+            PyErr_SetString(PyExc_ValueError, "a part of a content is in one piece");
+            return NULL;
+        }
+        return content_cut(self, start, length);
+    }
+    Py_ssize_t at = PyNumber_AsSsize_t(key, PyExc_IndexError);
+    if (at == -1 && PyErr_Occurred())
+        return NULL;
+    if (at < 0)
+        at += self->length;
+    if (at < 0 || at >= self->length) {
+        PyErr_SetString(PyExc_IndexError, "the content is not that long");
+        return NULL;
+    }
+    struct way way = way_through(self);
+    walk(&way, NULL, at);
+    return PyLong_FromLong((unsigned char)*way.at);
+}
+
+/* Where it does not stand in one piece it is put together, once. */
+static int content_getbuffer(PyObject *object, Py_buffer *view, int flags)
+{
+    Content *self = (Content *)object;
+    struct way way = way_through(self);
+
+    if (way.here < way.left) {
+        PyObject *joined = PyBytes_FromStringAndSize(NULL, self->length);
+        if (joined == NULL) {
+            view->obj = NULL;
+            return -1;
+        }
+        walk(&way, PyBytes_AS_STRING(joined), self->length);
+        self->joined = joined;
+        way = way_through(self);
+    }
+    return PyBuffer_FillInfo(view, object, (void *)way.at, self->length, 1, flags);
+}
+
+static PyMappingMethods content_as_mapping = {
+    .mp_length = content_length,
+    .mp_subscript = content_subscript,
+};
+
+static PyBufferProcs content_as_buffer = {.bf_getbuffer = content_getbuffer};
+
+static PyTypeObject content_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "vsync.copying.Content",
+    .tp_doc = "What a frame carries, where it stands in the packets that it came in.",
+    .tp_basicsize = sizeof(Content),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .tp_dealloc = content_dealloc,
+    .tp_as_mapping = &content_as_mapping,
+    .tp_as_buffer = &content_as_buffer,
+};
+
 static PyObject *content_of(PyObject *self, PyObject *args)
 {
-    Py_buffer packets;
-    PyObject *content = NULL;
-    Py_ssize_t packet_bytes, head_bytes;
+    PyObject *packets;
+    Py_ssize_t packet_bytes, head_bytes, whole, last;
+    Content *content;
 
-    if (!PyArg_ParseTuple(args, "y*nn:content_of", &packets, &packet_bytes, &head_bytes))
+    if (!PyArg_ParseTuple(args, "Onn:content_of", &packets, &packet_bytes, &head_bytes))
         return NULL;
     if (head_bytes < 0 || packet_bytes <= head_bytes) {
         PyErr_SetString(PyExc_ValueError, "a packet is longer than its head");
-    } else {
-        Py_ssize_t whole = packets.len / packet_bytes, last = packets.len % packet_bytes;
-        Py_ssize_t each = packet_bytes - head_bytes;
-        last = last > head_bytes ? last - head_bytes : 0;
-        content = PyBytes_FromStringAndSize(NULL, whole * each + last);
-        if (content != NULL) {
-            char *to = PyBytes_AS_STRING(content);
-            const char *from = (const char *)packets.buf + head_bytes;
-            for (; whole > 0; whole--, to += each, from += packet_bytes)
-                memcpy(to, from, each);
-            if (last > 0)
-                memcpy(to, from, last);
-        }
+        return NULL;
     }
-    PyBuffer_Release(&packets);
-    return content;
+    content = (Content *)new_content(0);
+    if (content == NULL)
+        return NULL;
+    if (PyObject_GetBuffer(packets, &content->packets, PyBUF_SIMPLE) < 0) {
+        content->packets.obj = NULL;
+        Py_DECREF(content);
+        return NULL;
+    }
+    whole = content->packets.len / packet_bytes;
+    last = content->packets.len % packet_bytes;
+    last = last > head_bytes ? last - head_bytes : 0;
+    content->first = content->packets.buf;
+    content->packet_bytes = packet_bytes;
+    content->head_bytes = head_bytes;
+    content->length = whole * (packet_bytes - head_bytes) + last;
+    return (PyObject *)content;
+}
+
+static PyObject *view_of(PyObject *self, PyObject *content)
+{
+    return Py_TYPE(content) == &content_type ? Py_NewRef(content)
+                                             : PyMemoryView_FromObject(content);
+}
+
+static PyObject *joined(PyObject *self, PyObject *given)
+{
+    PyObject *whole = NULL, *pieces = PySequence_Fast(given, "pieces are a sequence");
+    Py_ssize_t at, count, bytes = 0;
+
+    if (pieces == NULL)
+        return NULL;
+    count = PySequence_Fast_GET_SIZE(pieces);
+    for (at = 0; at < count; at++) {
+        Py_ssize_t length = PyObject_Size(PySequence_Fast_GET_ITEM(pieces, at));
+        if (length < 0)
+            goto done;
+        if (length > PY_SSIZE_T_MAX - bytes) {
+            PyErr_SetString(PyExc_OverflowError, "the pieces are too long to be joined");
+            goto done;
+        }
+        bytes += length;
+    }
+    whole = PyBytes_FromStringAndSize(NULL, bytes);
+    if (whole == NULL)
+        goto done;
+    char *to = PyBytes_AS_STRING(whole);
+    for (at = 0; at < count; at++) {
+        struct way way;
+        struct held held;
+        if (set_out(&way, &held, PySequence_Fast_GET_ITEM(pieces, at), &content_type) < 0) {
+            Py_CLEAR(whole);
+            goto done;
+        }
+        Py_ssize_t length = way.left;
+        if (length <= bytes)
+            walk(&way, to, length);
+        arrive(&held);
+        if (length > bytes) /* not of bytes, but of larger items */
+            break;
+        to += length;
+        bytes -= length;
+    }
+    if (at < count || bytes > 0) {
+        PyErr_SetString(PyExc_ValueError, "pieces are of bytes");
+        Py_CLEAR(whole);
+    }
+done:
+    Py_DECREF(pieces);
+    return whole;
 }
 
 static PyMethodDef methods[] = {
@@ -104,6 +266,8 @@ static PyMethodDef methods[] = {
      "Packets one behind the other, each with a head, its number and a part of the content."},
     {"content_of", content_of, METH_VARARGS,
      "What stands in packets of one size after the head of each."},
+    {"view_of", view_of, METH_O, "A content whose parts are not copied."},
+    {"joined", joined, METH_O, "Pieces in one."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -111,4 +275,13 @@ static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT, "vsync.copying", NULL, -1, methods, NULL, NULL, NULL, NULL,
 };
 
-PyMODINIT_FUNC PyInit_copying(void) { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit_copying(void)
+{
+    PyObject *made = NULL;
+
+    if (PyType_Ready(&content_type) == 0)
+        made = PyModule_Create(&module);
+    if (made != NULL && PyModule_AddObjectRef(made, "Content", (PyObject *)&content_type) < 0)
+        Py_CLEAR(made);
+    return made;
+}

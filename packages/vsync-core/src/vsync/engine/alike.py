@@ -9,6 +9,7 @@ from itertools import accumulate, count, repeat
 from struct import Struct
 from typing import Final
 
+from vsync.copying import Content
 from vsync.events import Delivery, Envelope
 
 COLUMNS_KNOWN_MAX: Final = 32
@@ -29,7 +30,7 @@ def numbered(envelope: Envelope, counter: int, payloads: Sequence[bytes]) -> lis
     return list(map(_new_delivery, repeat(Delivery), rows))
 
 
-def begin_alike(frame: bytes, start: int, head: bytes, lengths: Sequence[int]) -> bool:
+def begin_alike(frame: Content, start: int, head: bytes, lengths: Sequence[int]) -> bool:
     """Whether all the messages of those *lengths* in *frame*, one behind the other, begin so.
 
     They must end within the frame.
@@ -40,12 +41,11 @@ def begin_alike(frame: bytes, start: int, head: bytes, lengths: Sequence[int]) -
         heads = _heads(len(head), payload_bytes, messages).unpack_from(frame, start)
         return heads.count(head) == messages
     starts = accumulate(lengths[:-1], initial=start)
-    return min(lengths) >= len(head) and all(map(frame.startswith, repeat(head), starts))
+    begins = bytes(frame).startswith  # no copy where it is that already
+    return min(lengths) >= len(head) and all(map(begins, repeat(head), starts))
 
 
-def payloads_in(
-    frame: bytes | memoryview, start: int, head_bytes: int, lengths: Sequence[int]
-) -> list[bytes]:
+def payloads_in(frame: Content, start: int, head_bytes: int, lengths: Sequence[int]) -> list[bytes]:
     """What the messages of those *lengths* in *frame*, one behind the other, have behind a head.
 
     They must end within the frame, and none may be shorter than its head.
@@ -64,7 +64,7 @@ def payloads_in(
 def read_alike(
     envelope: Envelope,
     counter: int,
-    frame: bytes | memoryview,
+    frame: Content,
     start: int,
     head_bytes: int,
     lengths: Sequence[int],

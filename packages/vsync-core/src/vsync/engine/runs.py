@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
+from vsync.copying import Content
 from vsync.engine.alike import numbered, read_alike
 from vsync.events import Delivery, Envelope
 
@@ -39,7 +40,7 @@ class Run:
         self.lengths: Sequence[int] = list(map(len, payloads))
         self.payload_bytes = sum(self.lengths)
         self.head_bytes = 0
-        self.frame = b""
+        self.frame: Content = b""
         self.start = 0
 
     @classmethod
@@ -47,7 +48,7 @@ class Run:
         cls,
         envelope: Envelope,
         counter: int,
-        frame: bytes,
+        frame: Content,
         start: int,
         head_bytes: int,
         lengths: Sequence[int],

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, count
 from typing import NamedTuple, TypeAlias
 
+from vsync.copying import Content, joined, view_of
 from vsync.engine.alike import begin_alike
 from vsync.engine.runs import Run
 from vsync.errors import MalformedPacket
@@ -82,44 +83,45 @@ class Reader:
         self,
         frame: Data,
         counter: int,
-        pieces: Sequence[memoryview],
+        pieces: Sequence[Content],
         configuration: Configuration,
     ) -> Ordered | None:
         """As ``read``, for a message in pieces; its payload is copied once."""
         first = pieces[0]
         begin = HEAD_BYTES_MIN + first[0] * GROUP_KEY_BYTES
         if begin > len(first):
-            return self.read(frame, counter, b"".join(pieces), configuration)
+            return self.read(frame, counter, joined(pieces), configuration)
         envelope = self._envelope(frame, bytes(first[:begin]), configuration)
         if envelope is None:
             self.malformed += 1
             return None
-        payload = b"".join([first[begin:], *pieces[1:]])
+        payload = joined([first[begin:], *pieces[1:]])
         return Run(envelope, counter, [payload])
 
     def read_whole(
         self,
         frame: Data,
         counter: int,
-        packet: bytes | memoryview,
+        content: Content,
         start: int,
         lengths: Sequence[int],
         configuration: Configuration,
         out: list[Ordered],
     ) -> None:
-        """Put on *out* the runs of whole messages that stand one after another in *packet*.
+        """Put on *out* the runs of whole messages that stand one after another in *content*.
 
         Done for all messages of a frame at a time, since this is where most of a node's work is.
         """
-        packet = bytes(packet)  # no copy where it is that already, as in all but the shortest
-        head = packet[start : start + HEAD_BYTES_MIN + packet[start] * GROUP_KEY_BYTES]
+        if isinstance(content, memoryview):  # of a short frame
+            content = bytes(content)
+        head = bytes(content[start : start + HEAD_BYTES_MIN + content[start] * GROUP_KEY_BYTES])
         # Most often all messages of a frame have one head.
         envelope = self._envelope(frame, head, configuration)
-        if envelope is not None and begin_alike(packet, start, head, lengths):
-            out.append(Run.in_frame(envelope, counter, packet, start, len(head), lengths))
+        if envelope is not None and begin_alike(content, start, head, lengths):
+            out.append(Run.in_frame(envelope, counter, content, start, len(head), lengths))
             return
         starts = list(accumulate(lengths[:-1], initial=start))
-        self._read_each(frame, counter, packet, starts, lengths, configuration, out)
+        self._read_each(frame, counter, bytes(content), starts, lengths, configuration, out)
 
     def _read_each(
         self,
@@ -211,26 +213,26 @@ class ControlReader(Reader):
         self,
         frame: Data,
         counter: int,
-        pieces: Sequence[memoryview],
+        pieces: Sequence[Content],
         configuration: Configuration,
     ) -> Ordered | None:
         """As ``read``, for a message in pieces."""
-        return self.read(frame, counter, b"".join(pieces), configuration)
+        return self.read(frame, counter, joined(pieces), configuration)
 
     def read_whole(
         self,
         frame: Data,
         counter: int,
-        packet: bytes | memoryview,
+        content: Content,
         start: int,
         lengths: Sequence[int],
         configuration: Configuration,
         out: list[Ordered],
     ) -> None:
-        """Put on *out* the control messages that stand one after another in *packet*."""
+        """Put on *out* the control messages that stand one after another in *content*."""
         for length in lengths:
             try:
-                message = parse_control(packet[start : start + length])
+                message = parse_control(bytes(content[start : start + length]))
             except MalformedPacket:
                 self.malformed += 1
             else:
@@ -275,7 +277,7 @@ class Stream:
     reader: Reader
     next_index: int = 0  #: the first frame that is not done
     waiting: dict[int, Data] = field(default_factory=dict)  #: unordered and FIFO, not done
-    begun: list[memoryview] = field(default_factory=list)  #: of a cut message of FIFO or above
+    begun: list[Content] = field(default_factory=list)  #: of a cut message of FIFO or above
     begun_bytes: int = 0
     begun_counter: int = -1
     cut: dict[int, Fragments] = field(default_factory=dict)  #: unordered ones, by counter
@@ -306,17 +308,17 @@ class Stream:
         if frame.own is not None:
             out += self.reader.read_own(frame, frame.own, configuration)
             return
-        lengths, packet, start, counter = (
+        lengths, content, start, counter = (
             frame.lengths,
             frame.buffer,
             frame.first_byte,
             frame.counter,
         )
         if not (frame.continues or frame.unfinished):
-            self.reader.read_whole(frame, counter, packet, start, lengths, configuration, out)
+            self.reader.read_whole(frame, counter, content, start, lengths, configuration, out)
             return
         first, last = 0, len(lengths)
-        view = memoryview(packet)
+        view = view_of(content)
         if frame.continues:
             if frame.unfinished and last == 1:  # from the middle of a large message
                 if self.begun_counter == counter:
@@ -331,15 +333,15 @@ class Stream:
             last -= 1
         if last > first:
             whole = lengths[first:last]
-            self.reader.read_whole(frame, counter, packet, start, whole, configuration, out)
+            self.reader.read_whole(frame, counter, content, start, whole, configuration, out)
         if last >= first and last < len(lengths):
             self._begin(counter + last - first)
-            self._keep(view[len(packet) - lengths[last] :])
+            self._keep(view[len(content) - lengths[last] :])
 
     def _go_on(
         self,
         frame: Data,
-        piece: memoryview,
+        piece: Content,
         ends: bool,
         configuration: Configuration,
         out: list[Ordered],
@@ -359,7 +361,7 @@ class Stream:
         if delivery is not None:
             out.append(delivery)
 
-    def _keep(self, piece: memoryview) -> None:
+    def _keep(self, piece: Content) -> None:
         self.begun_bytes += len(piece)
         if self.begun_bytes <= self.reader.bytes_max:
             self.begun.append(piece)

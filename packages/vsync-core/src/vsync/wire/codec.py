@@ -123,7 +123,7 @@ class Codec:
         elif parts == 1:
             packets = self._cut_pieces(ring, seq, head, pieces)
         else:
-            packets = LateTrain(parts, partial(self._train, ring, seq, head, pieces))
+            packets = LateTrain(parts, partial(self._cut_pieces, ring, seq, head, pieces))
         return Data(
             self._node,
             self._life,
@@ -147,14 +147,6 @@ class Codec:
         if pieces and len(pieces[-1]) >= LARGE_PIECE_BYTES:
             *pieces, rest = pieces
         return self._cut(FrameType.DATA, ring, seq, b"".join((head, *pieces)), rest)
-
-    def _train(
-        self, ring: RingId, seq: int, head: bytes, pieces: Sequence[bytes | memoryview]
-    ) -> Train:
-        """As ``_cut_pieces``, where they are several."""
-        train = self._cut_pieces(ring, seq, head, pieces)
-        assert type(train) is Train
-        return train
 
     def recovered(self, ring: RingId, seq: int, inner: Data) -> Recovered:
         """A wrapped old frame, with its packets."""

@@ -29,7 +29,7 @@ from construct import (
 )
 
 from vsync.checksum import crc32
-from vsync.copying import content_of, packets_of
+from vsync.copying import Content, content_of, packets_of
 from vsync.errors import MalformedPacket
 from vsync.train import LateTrain, Train
 from vsync.vocabulary import (
@@ -209,7 +209,7 @@ class Data:
         counter: int,
         flags: int,
         lengths: tuple[int, ...],
-        buffer: bytes | memoryview,
+        buffer: Content,
         first_byte: int,
         packets: Packets,
         own: Own | None = None,
@@ -231,7 +231,7 @@ class Data:
     def content(self) -> bytes:
         """What the packets carry together."""
         if self.own is not None:
-            return _content(self.packets)
+            return bytes(_content(self.packets))
         flags = flags_of(
             self.guarantee, self.lane, continues=self.continues, unfinished=self.unfinished
         )
@@ -390,10 +390,12 @@ def parse_part(header: Header, packet: bytes | memoryview) -> Part:
 
 def parse_frame(part: Part, packets: Packets) -> Data | Recovered:
     """The frame that came in *packets*, of which *part* is one. Raises MalformedPacket."""
-    buffer, start = packets[0], PART_OVERHEAD_BYTES
-    checksum = crc32(buffer[CHECKED_FROM:_NUMBER_AT])
+    packet = packets[0]
+    buffer: Content = packet
+    start = PART_OVERHEAD_BYTES
+    checksum = crc32(packet[CHECKED_FROM:_NUMBER_AT])
     if part.parts == 1:
-        checksum = crc32(memoryview(buffer)[start:], checksum)
+        checksum = crc32(memoryview(packet)[start:], checksum)
     else:
         buffer, start = _content(packets), 0
         if len(buffer) > CONTENT_BYTES_MAX:
@@ -405,7 +407,8 @@ def parse_frame(part: Part, packets: Packets) -> Data | Recovered:
         return parse_data(part.sender, part.life, part.ring, part.seq, buffer, start, packets)
     if len(buffer) - start < RECOVERED_HEAD_BYTES:
         raise MalformedPacket("truncated", "a recovered frame ends within its head")
-    sender, life, ring_seq, representative, seq = RECOVERED_FAST.unpack_from(buffer, start)
+    head = buffer[start : start + RECOVERED_HEAD_BYTES]
+    sender, life, ring_seq, representative, seq = RECOVERED_FAST.unpack(head)
     if sender == 0 or seq == 0:
         raise MalformedPacket("malformed", "a recovered frame has impossible fields")
     ring = RingId(ring_seq, NodeId(representative))
@@ -414,7 +417,7 @@ def parse_frame(part: Part, packets: Packets) -> Data | Recovered:
     return Recovered(part.ring, part.seq, inner, packets)
 
 
-def _content(packets: Packets) -> bytes:
+def _content(packets: Packets) -> Content:
     if type(packets) is LateTrain:
         packets = packets.train
     if type(packets) is Train:
@@ -427,7 +430,7 @@ def parse_data(
     life: int,
     ring: RingId,
     seq: int,
-    buffer: bytes | memoryview,
+    buffer: Content,
     start: int,
     packets: Packets,
 ) -> Data:
@@ -435,7 +438,8 @@ def parse_data(
     size = len(buffer)
     if size < start + DATA_HEAD_BYTES:
         raise MalformedPacket("truncated", "a data frame ends within its head")
-    index, counter, flags, count = DATA_FAST.unpack_from(buffer, start)
+    head = buffer[start : start + DATA_HEAD_BYTES]
+    index, counter, flags, count = DATA_FAST.unpack(head)
     if count > PIECES_MAX or flags & ~_FLAGS_KNOWN or not (count or flags == EMPTY):
         raise MalformedPacket("malformed", "a data frame has impossible fields")
     if flags & CONTROL and flags & 0x0F != _AGREED:
@@ -444,7 +448,7 @@ def parse_data(
     first_byte = start + 2 * count
     if size < first_byte:
         raise MalformedPacket("truncated", "a data frame ends within its table of lengths")
-    lengths = _TABLES[count].unpack_from(buffer, start)
+    lengths = _TABLES[count].unpack(buffer[start:first_byte])
     if sum(lengths) != size - first_byte or 0 in lengths:
         raise MalformedPacket("malformed", "a data frame's lengths do not add up")
     return Data(
