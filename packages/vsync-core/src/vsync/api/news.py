@@ -4,6 +4,8 @@ import asyncio
 
 import anyio
 
+from vsync.runtime.loops import asyncio_loop
+
 
 class News:
     """Wakes all who wait for it. To be used in one event loop.
@@ -22,9 +24,8 @@ class News:
 
     async def wait(self) -> None:
         """Wait until ``tell`` is called."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
+        loop = asyncio_loop()
+        if loop is None:
             event = self._event
             if event is None:
                 event = self._event = anyio.Event()

@@ -18,6 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from vsync.api.news import News
+from vsync.runtime.loops import asyncio_loop
 
 BACKLOG: Final = 1024
 """Callers that may wait to be let in; the system's ``somaxconn`` bounds it, too."""
@@ -77,9 +78,8 @@ class Stream:
         It must not close the stream. asyncio calls it with no task in between, and the socket is
         registered once: half of what a small read costs otherwise.
         """
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # then it is trio
+        loop = asyncio_loop()
+        if loop is None:
             while take():
                 await anyio.wait_readable(self.socket)
             return

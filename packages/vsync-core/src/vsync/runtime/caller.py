@@ -1,12 +1,13 @@
 """Caller: calls a function in an event loop from other threads, asyncio's or trio's."""
 
-import asyncio
 import contextlib
 import os
 import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
+
+from vsync.runtime.loops import asyncio_loop
 
 
 class Caller:
@@ -24,11 +25,9 @@ class Caller:
         self._lock = threading.Lock()
         """Held while ``_counter`` is used: it may be closed, and mean something else then."""
         self._counter = -1
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = asyncio_loop()
         self._call_soon: Callable[[Callable[[], object]], object] | None = None
-        try:
-            self._loop = asyncio.get_running_loop()
-        except RuntimeError:  # then it is trio, or nothing that anyio knows
+        if self._loop is None:
             trio: Any = import_module("trio")
             self._call_soon = trio.lowlevel.current_trio_token().run_sync_soon
         else:
