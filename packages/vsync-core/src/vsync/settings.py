@@ -102,7 +102,7 @@ class RingSettings(Strict):
     packets_per_visit: int = Field(default=1024, ge=1, le=65536, json_schema_extra=ON_RING)
     """New packets that one node may send at one visit of the token."""
 
-    accelerated_packets: int = Field(default=528, ge=0, le=65536, json_schema_extra=ON_RING)
+    accelerated_packets: int = Field(default=1024, ge=0, le=65536, json_schema_extra=ON_RING)
     """Packets that a node may send after it passed the token (Accelerated Ring); 0 turns it off."""
 
     message_bytes_max: int = Field(
