@@ -88,7 +88,7 @@ class SettingsSockets(Strict):
     dscp: int | None = Field(default=None, ge=0, le=63)
     """The differentiated services code point of all packets. Unset: the system's default."""
 
-    receive_buffer_bytes: int = Field(default=4 * 2**20, ge=2**16, le=2**30)
+    receive_buffer_bytes: int = Field(default=8 * 2**20, ge=2**16, le=2**30)
     """Asked of the system for each socket. It bounds what may be in flight; a system may give less
     (``net.core.rmem_max``), which ``vsync status`` shows."""
 
