@@ -192,25 +192,27 @@ class Run:
             for place in range(self.receivers_wanted):
                 name = f"vsync bench receiver {place + 1}"
                 session = await stack.enter_async_context(vsync.connect(socket, name=name))
-                receiver = Receiver(session, self.plan.group, self._clock)
-                await receiver.prepare()
-                self.receivers.append(receiver)
+                self.receivers.append(Receiver(session, self.plan.group, self._clock))
                 self.status = self.status or dict(await session.status())
             for place in range(self.senders_wanted):
                 name = f"vsync bench sender {place + 1}"
                 session = await stack.enter_async_context(vsync.connect(socket, name=name))
                 if self.plan.size > session.message_bytes_max:
                     raise MessageTooLarge(self.plan.size, session.message_bytes_max)
-                sender = Sender(session, self.plan, self._clock)
-                await sender.prepare()
-                self.senders.append(sender)
+                self.senders.append(Sender(session, self.plan, self._clock))
                 self.status = self.status or dict(await session.status())
+            # Before anybody is seen in a group: who interrupts from then on is told what came.
+            self.began = True
+            self._began_at = self._clock()
+            for receiver in self.receivers:
+                await receiver.prepare()
+            for sender in self.senders:
+                await sender.prepare()
             await self._work(for_people)
 
     async def _work(self, for_people: bool) -> None:
         self._began_at = self._clock()
         processor_s = time.process_time()
-        self.began = True
         if self.role == "both":
             for receiver in self.receivers:
                 receiver.began = self._began_at
