@@ -28,6 +28,7 @@ from vsync import (
     Priority,
     SlowPolicy,
 )
+from vsync.copying import content_of
 from vsync.engine import runs
 from vsync.events import GroupChanged, Move
 from vsync.runtime import spill as spill_module
@@ -768,6 +769,16 @@ def test_a_run_comes_back_from_disk_as_it_was(alone: bool) -> None:
     assert again.deliveries == run.deliveries
     assert bytes_of(again) == bytes_of(run)
     assert bytes(again.content) == bytes(run.content)
+
+
+def test_a_run_that_stands_in_packets_comes_back_from_disk_as_it_was() -> None:
+    packets = b"".join(b"<>" + piece for piece in (b"head12", b"34head", b"5678"))
+    content = content_of(packets, 8, 2)
+    run = runs.Run.in_frame(delivery(0).envelope, 5, content, 0, 4, [8, 8])
+    (again,) = decode(encode([run]))
+    assert isinstance(again, runs.Run)
+    assert [each.payload for each in again.deliveries] == [b"1234", b"5678"]
+    assert again.deliveries == run.deliveries
 
 
 def test_a_frame_is_not_kept_for_a_small_part_of_it() -> None:

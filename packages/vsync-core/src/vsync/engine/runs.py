@@ -74,7 +74,8 @@ class Run:
         kind = type(self)
         if self.payloads is not None:
             return kind, (self.envelope, self.counter, self.payloads)
-        place = (self.frame, self.start, self.head_bytes, self.lengths)
+        # A content that stands in its packets is put together: only bytes can be pickled.
+        place = (bytes(self.frame), self.start, self.head_bytes, self.lengths)
         return kind.in_frame, (self.envelope, self.counter, *place)
 
     def __len__(self) -> int:
