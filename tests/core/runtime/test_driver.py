@@ -272,6 +272,7 @@ def test_a_message_is_taken_in_by_its_own_thread_while_the_rings_waits(make: Mak
 
 def test_a_message_does_not_wait_for_a_turn_of_the_rings_thread(make: Make) -> None:
     driver = make()
+    until(lambda: driver.engine.unstable == 0)  # of what the new ring itself had to say
     go_on = blocked(driver)
     driver.submit(message())  # else the test would hang here
     assert driver.engine.unstable == 0
