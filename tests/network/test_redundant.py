@@ -143,7 +143,7 @@ def test_vsync_links_shows_each_link(make_ring: MakeRing) -> None:
     assert why.startswith("link 2: nodes 2, 3 are not ")
     found = json.loads(vsync("links", "--socket", socket, "--json").stdout)
     assert found["1"]["state"] == "good"
-    assert 0 < found["1"]["round_trip_us"] < 100_000
+    assert 0 < found["1"]["round_trip_us"] < 1_000_000
     assert found["2"]["faults"] == 1
     warnings = ring[1].status()["warnings"]
     assert any(warning.startswith("link 2 is faulty: nodes 2, 3") for warning in warnings)

@@ -30,9 +30,9 @@ def test_one_that_wakes_late_needs_a_longer_timeout(late_s: float, advice: str) 
 
 
 def test_lateness_is_measured() -> None:
-    late = host.lateness(0.05)
+    late = host.lateness(0.5)
     assert late == sorted(late)
-    assert 0 <= late[0] < 0.05
+    assert 0 <= late[0] < 0.05  # the least of many, unless this machine never has time
 
 
 def test_limits_of_files_and_processors() -> None:
