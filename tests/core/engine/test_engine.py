@@ -7,7 +7,7 @@ from vsync.engine import Engine, MemoryStore, State
 from vsync.errors import DuplicateNode, MessageTooLarge, MisuseError, NodeClosed
 from vsync.settings import RingSettings
 from vsync.testing.cluster import Cluster
-from vsync.testing.network import Action, Rule
+from vsync.testing.network import Action, Conditions, Rule
 from vsync.transport import Packet
 from vsync.vocabulary import Guarantee, NodeId, Priority, RingId
 from vsync.wire import Codec, Commit, Entry, FrameType, Wake, network_of
@@ -216,6 +216,34 @@ def test_the_younger_of_two_nodes_with_one_id_stops_and_says_why() -> None:
     assert "another running node on this ring also has id 2" in str(failure)
     assert cluster.settle()
     assert cluster.engine(1).members == (1, 2)
+
+
+@pytest.mark.parametrize("seed", [1, 3, 5])
+def test_a_second_node_with_the_representatives_id_is_not_taken_for_it(seed: int) -> None:
+    """Both make a ring of the same number, and the commit token of one comes back to the other."""
+    cluster = Cluster(3, seed, settings=RingSettings(token_lost_s=1.5))
+    cluster.network.conditions = Conditions(spikes=0.2, spike_s=0.05)
+    dice = cluster.random
+    cluster.start()
+    assert cluster.settle()
+
+    def send_for(seconds: float) -> None:
+        end = cluster.now + seconds
+        while cluster.now < end:
+            for number in (1, 2, 3):
+                if dice.random() < 0.7:
+                    size = dice.choice((1, 100, 1400, 5000))
+                    cluster.submit(number, size, dice.choice(list(Guarantee)))
+            cluster.run(0.002)
+
+    send_for(0.1 + dice.random() * 0.3)
+    cluster.add(9, NodeId(1))
+    cluster.start(9)
+    send_for(0.2)
+    assert cluster.run_until(lambda: cluster.hosts[9].engine is None)
+    assert cluster.settle()
+    assert cluster.engine(3).members == (1, 2, 3)
+    assert cluster.check(quiet=True).violations == ()
 
 
 def test_garbage_is_counted_by_what_is_wrong_with_it_and_changes_nothing() -> None:

@@ -281,6 +281,11 @@ class Membership(Ordering):
         assert self._commit is not None
         if commit.ring != self._ring or commit.members != self._commit.members:
             return False
+        # What stands there of us may be another node's that has our id, and made a ring of the same
+        # number: the others would take us for it, and believe that we have what it has.
+        place = commit.members.index(self.node)
+        if commit.entries[place] != self._commit.entries[place]:
+            return False
         alone = len(commit.members) == 1  # passed to ourselves, it cannot be a copy
         return alone or commit.token_seq > self._commit.token_seq
 
