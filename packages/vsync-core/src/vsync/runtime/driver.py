@@ -234,8 +234,11 @@ class Driver:
         self._wake()
 
     def taken(self, mailbox: Mailbox) -> None:
-        """Tell that events were taken from *mailbox*; the ring may have waited for that."""
-        if mailbox.full_since is not None and mailbox.roomy:
+        """Tell that events were taken from *mailbox*; the ring may have waited for that.
+
+        Or they could not be, and the session is to leave its groups.
+        """
+        if mailbox.evicted is not None or (mailbox.full_since is not None and mailbox.roomy):
             self._wake()
 
     def seen(self) -> None:
