@@ -32,7 +32,6 @@ from vsync import (
 from vsync.daemon import frames
 from vsync.daemon.protocol import DAEMON_PROTOCOL, Type, build
 
-
 pytestmark = pytest.mark.anyio
 
 
