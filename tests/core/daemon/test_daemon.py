@@ -150,18 +150,21 @@ async def test_the_daemons_end_is_an_error_of_the_session(tmp_path: Path) -> Non
 
 
 def test_it_serves_in_a_loop_that_anyio_knows_nothing_of(tmp_path: Path) -> None:
-    """As with ``asyncio.run``, a web server's or uvloop's: there, anyio finds its way by the task."""
+    """As with ``asyncio.run``, or in a web server: there, anyio finds its way by the task."""
 
     async def main() -> None:
         path = tmp_path / "s"
-        async with ring_of(tmp_path, 1) as (node,), served(node, path):
-            async with vsync.connect(path) as session:
-                await session.join("a")
-                assert (await session.status())["node"] == 1
-                with pytest.raises(vsync.ServiceFailed):
-                    await session.request("none", b"")
-                await session.send(b"x")
-                assert [d.payload for d in await deliveries(session, 1)] == [b"x"]
-                await session.leave("a")
+        async with (
+            ring_of(tmp_path, 1) as (node,),
+            served(node, path),
+            vsync.connect(path) as session,
+        ):
+            await session.join("a")
+            assert (await session.status())["node"] == 1
+            with pytest.raises(vsync.ServiceFailed):
+                await session.request("none", b"")
+            await session.send(b"x")
+            assert [d.payload for d in await deliveries(session, 1)] == [b"x"]
+            await session.leave("a")
 
     asyncio.run(main())

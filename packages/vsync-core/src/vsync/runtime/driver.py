@@ -154,7 +154,15 @@ class Driver:
     def start(self) -> None:
         """Let the thread run, in a process that is prepared for it."""
         prepare_process()
-        self._ring_thread.start()
+        try:
+            self._ring_thread.start()
+        except BaseException:  # the system has no more threads
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """End what was never started: nothing stays open."""
+        self._end()
 
     def submit(self, submission: Submission) -> MessageIds:
         """Hand messages to the ring; their ids. Look at ``unsent_bytes`` before.
