@@ -568,7 +568,7 @@ async def test_a_disk_that_cannot_be_read_evicts_at_once(
         await sender.send_batch([payload(number) for number in range(20_000)], "a")
 
         async def written() -> bool:
-            return 0 < mailbox._sent_bytes == mailbox._handled_bytes
+            return bool(0 < mailbox._sent_bytes == mailbox._handled_bytes)
 
         await until_unsent(node)
         await until(written, "what waits is on disk")

@@ -213,6 +213,8 @@ class _Wishes:
     def from_hello(cls, body: bytes | memoryview, bounds: DaemonSection) -> "_Wishes":
         """Read a HELLO. Raises DaemonError for what is not allowed here."""
         fields = protocol.parse(Type.HELLO, body)
+        if not fields.name.isprintable():  # it stands in warnings, and goes to terminals
+            raise DaemonError("the name of the client's session has characters that nobody can see")
         if fields.slow > len(protocol.SLOW_POLICIES):
             raise DaemonError(f"the client asks for a policy {fields.slow} that nobody knows")
         slow = protocol.SLOW_POLICIES[fields.slow - 1] if fields.slow else SlowPolicy(bounds.slow)
