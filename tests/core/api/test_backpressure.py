@@ -578,7 +578,7 @@ async def test_a_disk_that_cannot_be_read_evicts_at_once(
         assert "cannot be read back from disk" in str(evicted)
 
         async def gone() -> bool:
-            return (await node.status())["sessions"] == 1
+            return bool((await node.status())["sessions"] == 1)
 
         await until(gone, "the session has left its groups")
 
