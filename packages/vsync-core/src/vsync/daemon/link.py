@@ -158,7 +158,8 @@ class Link:
     async def ask(self, kind: Type, **fields: Any) -> Any:
         """Have the daemon do something; its answer. Raises what it refuses with, or DaemonLost.
 
-        Who is cancelled while the answer is on its way has asked all the same.
+        Who is cancelled while the answer is on its way has asked all the same, and what was asked
+        counts as under way at the daemon until then.
         """
         await self._requests.acquire()
         asked, number = Asked(kind), self._next_number()
