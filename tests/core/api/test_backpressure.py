@@ -514,7 +514,8 @@ async def test_spill_delivers_all_afterwards_and_needs_little_memory(
         mailbox = two._sessions[-1]._mailbox
 
         async def on_disk() -> bool:
-            return mailbox.disk_bytes > (count * SIZE) * 0.9 and (
+            # A daemon may have taken some of it before a busy machine had written that.
+            return mailbox.disk_bytes > (count * SIZE) * 0.5 and (
                 mailbox.memory_bytes <= 3 * QUEUE_BYTES
             )
 
