@@ -1,5 +1,6 @@
 """What ends a node is raised where the node is used, and nothing stays behind."""
 
+import contextlib
 import logging
 import os
 import threading
@@ -51,7 +52,8 @@ async def test_a_failed_transport_is_raised_by_reader_sender_and_node(tmp_path: 
         async with ring_of(tmp_path, 1) as (node,), node.session() as session:
             await session.join("a")
             break_transport(node)
-            await session.send(b"x")
+            with contextlib.suppress(TransportFailed):  # if the ring itself had something to send
+                await session.send(b"x")
             with anyio.fail_after(PATIENCE_S):
                 while not raised:
                     try:

@@ -246,7 +246,7 @@ async def test_ordinary_messages_wait_until_all_are_synchronized_and_urgent_ones
     tmp_path: Path,
 ) -> None:
     async with (
-        serving(tmp_path, 2, "stuck", synchronize_s=2.0) as (one, two),
+        serving(tmp_path, 2, "stuck", synchronize_s=4.0) as (one, two),
         one.session() as session,
     ):
         await session.join("g")
@@ -255,7 +255,7 @@ async def test_ordinary_messages_wait_until_all_are_synchronized_and_urgent_ones
         urgent, ordinary = await deliveries(session, 2)
         assert (urgent.payload, ordinary.payload) == (b"high", b"medium")
         status = await two.status()
-        assert "did not synchronize within 2 s" in status["services"]["stuck"]["failed"]
+        assert "did not synchronize within 4 s" in status["services"]["stuck"]["failed"]
         assert "failed" not in (await one.status())["services"]["stuck"]
         with pytest.raises(ServiceFailed, match="did not synchronize"):
             await two.request("stuck", b"")
