@@ -40,6 +40,9 @@ RESIDUE = 0x2144DF1C
 
 CONFIGURATION = Configuration(id="4.1", kind=vsync.Kind.REGULAR, members=(NodeId(1),))
 SIZE = 256
+WHILE_NS = 500_000_000
+"""How long the client sends. Long enough to be given a processor in that time."""
+
 WRONG = {
     "checksum": "a message with a wrong checksum, from node 1",
     "lost": "message 4 of node 1 came from node 1 instead of 3: lost, repeated or out of order",
@@ -164,7 +167,7 @@ def said(client: Path, fault: str, probe_ns: int = 0) -> dict[str, Any]:
         assert process.stdin is not None and process.stdout is not None
         assert json.loads(process.stdout.readline()) == {"ready": True}
         now_ns = time.monotonic_ns()
-        process.stdin.write(f"{now_ns} {now_ns + 50_000_000}\n".encode())
+        process.stdin.write(f"{now_ns} {now_ns + WHILE_NS}\n".encode())
         process.stdin.flush()
         found: dict[str, Any] = json.loads(process.stdout.readline())
     return found

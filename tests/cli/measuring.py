@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.cli.command import environment
-from tests.cli.nodes import PATIENCE_S
+from tests.cli.nodes import PATIENCE_S, Ring, eventually
 
 LONG_S = 3 * PATIENCE_S
 
@@ -33,6 +33,16 @@ def end(process: subprocess.Popen[str], number: signal.Signals | None = None) ->
     output, errors = process.communicate(timeout=LONG_S)
     assert "Traceback" not in errors
     return process.returncode, output
+
+
+def wait_for_frames(nodes: Ring, count: int) -> None:
+    """Wait until node 1 has sent so many more."""
+
+    def sent() -> int:
+        return int(nodes.nodes[0].status()["counters"].get("frames_sent", 0))
+
+    before = sent()
+    eventually(lambda: sent() >= before + count, f"{count} frames of node 1")
 
 
 def in_a_terminal(*arguments: str | Path) -> str:

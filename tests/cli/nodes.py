@@ -18,6 +18,9 @@ from tests.transport_udp.ports import unused_port
 PATIENCE_S = 20.0
 """How long anything may take on a busy machine."""
 
+TOKEN_LOST_S = 1.5
+"""So that a machine that has no time for a third of a second changes no configuration."""
+
 
 def eventually(holds: Callable[[], bool], what: str, within_s: float = PATIENCE_S) -> None:
     """Wait until *holds()*; fail with *what* if it never does."""
@@ -90,7 +93,7 @@ class Ring:
     def settings(self, node: int, name: str) -> str:
         return (
             f'[node]\nid = {node}\nstate_dir = "{self.directory}/state-{name}"\n'
-            f'[ring]\nname = "test"\n'
+            f'[ring]\nname = "test"\ntoken_lost_s = {TOKEN_LOST_S}\n'
             f'[transport.udp]\nbind = "127.0.0.1"\ngroup = "{self.group}"\nport = {self.port}\n'
             f'[daemon]\nsocket = "{self.directory}/{node}.sock"\n'
         )

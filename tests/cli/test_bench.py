@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli.command import complaint, invoke, vsync
-from tests.cli.measuring import LONG_S, end, in_a_terminal, start
+from tests.cli.measuring import LONG_S, end, in_a_terminal, start, wait_for_frames
 from tests.cli.nodes import Ring, eventually, ring
 from vsync.vocabulary import GroupKey
 
@@ -45,16 +45,6 @@ def members(nodes: Ring, group: str) -> int:
     """How many programs are in that group."""
     groups = nodes.nodes[0].status()["groups"]
     return len(groups.get(str(GroupKey.from_name(group)), ()))
-
-
-def wait_for_frames(nodes: Ring, count: int) -> None:
-    """Wait until node 1 has sent so many more."""
-
-    def sent() -> int:
-        return int(nodes.nodes[0].status()["counters"].get("frames_sent", 0))
-
-    before = sent()
-    eventually(lambda: sent() >= before + count, f"{count} frames of node 1")
 
 
 @pytest.mark.parametrize("guarantee", ["unordered", "fifo", "agreed", "safe"])

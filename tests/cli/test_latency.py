@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cli.command import complaint, invoke, vsync
-from tests.cli.measuring import LONG_S, end, in_a_terminal, start
+from tests.cli.measuring import LONG_S, end, in_a_terminal, start, wait_for_frames
 from tests.cli.nodes import Ring, eventually, ring
 
 CLEAN = {"damaged": 0, "lost": 0, "repeated": 0, "reordered": 0}
@@ -58,7 +58,7 @@ def test_a_stall_is_in_the_times_of_all_that_were_due_meanwhile(nodes: Ring) -> 
         "--json",
     )
     eventually(lambda: nodes.nodes[0].status()["sessions"] > before, "the run")
-    time.sleep(1)
+    wait_for_frames(nodes, 50)
     node.send_signal(signal.SIGSTOP)
     time.sleep(stall_s)
     node.send_signal(signal.SIGCONT)
@@ -92,7 +92,7 @@ def test_ctrl_c_tells_what_was_measured_so_far(nodes: Ring) -> None:
     before = nodes.nodes[0].status()["sessions"]
     run = start("latency", "--socket", nodes.nodes[0].socket, "--seconds", "600", "--json")
     eventually(lambda: nodes.nodes[0].status()["sessions"] > before, "the run")
-    time.sleep(1)
+    wait_for_frames(nodes, 50)
     code, output = end(run, signal.SIGINT)
     assert code == 130
     found = json.loads(output)

@@ -131,6 +131,7 @@ def test_a_node_that_comes_back_is_watched_again(nodes: Ring) -> None:
     eventually(lambda: "disconnected: " in watching.lines()[-1], "the daemon's end")
     first.start()
     eventually(lambda: watching.lines()[-1].startswith("group here: members 1/"), "a view again")
+    eventually(lambda: first.members() == [1, 2], "node 1 with node 2 again")
     send(nodes, 2, "here", "two")
     assert watching.wait() == (0, "")
     assert watching.lines()[-1].endswith(": two")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.network.nodes import Node, Ring, eventually
+from tests.network.nodes import PATIENT, Node, Ring, eventually
 from vsync.wire.header import HEADER_BYTES, MAGIC
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
 
 @pytest.fixture
 def ring(tmp_path: Path) -> Iterator[Ring]:
-    with Ring(tmp_path, 3, housed=True) as made:
+    with Ring(tmp_path, 3, housed=True, ring=PATIENT) as made:
         made.start()
         made.wait_for()
         yield made

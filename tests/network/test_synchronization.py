@@ -15,7 +15,9 @@ from tests.network.nodes import ROOT, Ring, eventually
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
 
-SERVICES = 'preset = "lan"\n[service.quorum]\nexpected_votes = 3\n[service.kv]'
+SERVICES = 'preset = "lan"\n[service.quorum]\nexpected_votes = 3\n[service.kv]\ntimeout_s = 30'
+SYNCHRONIZE_S = 600
+"""So long would a node that never synchronizes hold up the others: no answer would come in time."""
 DEATHS = 15
 PATIENCE_S = 30.0
 
@@ -41,6 +43,10 @@ while True:
 def ring(tmp_path: Path) -> Iterator[Ring]:
     """Three nodes with quorum and map, each on a host of its own; 1 and 2 have a member each."""
     with Ring(tmp_path, 3, housed=True, ring=SERVICES) as ring:
+        for node in ring.nodes:
+            text = node.settings.read_text()
+            patient = text.replace("[node]\n", f"[node]\nsynchronize_s = {SYNCHRONIZE_S}\n")
+            node.settings.write_text(patient)
         ring.start()
         ring.wait_for()
         joiners = [
@@ -81,7 +87,6 @@ def test_a_node_that_dies_while_it_synchronizes_again_and_again_leaves_no_ghost(
     ring: Ring,
 ) -> None:
     dice = random.Random(11)
-    before = time.monotonic()
     for death in range(DEATHS):
         ring[3].kill()
         put(ring, 1 + death % 2, str(death))  # the others are not held up
@@ -90,9 +95,12 @@ def test_a_node_that_dies_while_it_synchronizes_again_and_again_leaves_no_ghost(
         time.sleep(dice.uniform(0.4, 1.4))
     ring[3].kill()
     eventually(lambda: ghosts(ring) == [], lambda: f"ghosts: {ghosts(ring)}", PATIENCE_S)
-    assert not any(ring[node].status()["synchronizing"] for node in (1, 2))
+    eventually(
+        lambda: not any(ring[node].status()["synchronizing"] for node in (1, 2)),
+        "nobody is waited for",
+        PATIENCE_S,
+    )
     put(ring, 1, "last")
-    assert time.monotonic() - before < DEATHS * 5.0, "somebody was held up"
     ring[3].start()
     ring.wait_for()
 

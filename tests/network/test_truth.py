@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import vsync
-from tests.network.nodes import Ring
+from tests.network.nodes import PATIENT, Ring
 from vsync.testing.properties import Report
 from vsync.trace import Sent
 
 pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
 
-MakeRing = Callable[[int], Ring]
+MakeRing = Callable[..., Ring]
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def make_ring(tmp_path: Path) -> Iterator[MakeRing]:
     """Make a ring of so many nodes, each on a host of its own, started and in one configuration."""
     with ExitStack() as stack:
 
-        def made(size: int) -> Ring:
-            ring = stack.enter_context(Ring(tmp_path, size, housed=True))
+        def made(size: int, settings: str = "") -> Ring:
+            ring = stack.enter_context(Ring(tmp_path, size, housed=True, ring=settings))
             ring.start()
             ring.wait_for()
             return ring
@@ -47,7 +47,7 @@ def kinds_sent(report: Report) -> set[tuple[str, str, int]]:
 
 
 def test_three_nodes_agree_on_messages_of_every_kind(make_ring: MakeRing) -> None:
-    ring = make_ring(3)
+    ring = make_ring(3, PATIENT)
     load = ring.load()
     for node in ring.nodes:
         done = vsync("send", "--socket", node.socket, "red", "--count", "500", "--size", "100")

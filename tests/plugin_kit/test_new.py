@@ -197,7 +197,7 @@ addresses = {str(node): f"127.0.0.1:{free()}" for node in (1, 2)}
 def settings(node: int) -> vsync.NodeSettings:
     return vsync.NodeSettings.model_validate({
         "node": {"id": node, "state_dir": sys.argv[1]},
-        "ring": {"transport": "tally-2", "preset": "loopback"},
+        "ring": {"transport": "tally-2", "preset": "loopback", "token_lost_s": 1.0},
         "transport": {"tally-2": {"addresses": addresses}},
     })
 

@@ -46,7 +46,7 @@ def test_sleeping_takes_virtual_time_only(loop: VirtualLoop) -> None:
 
     began = time.monotonic()
     assert loop.complete(sleep(), 10_000, "sleep()") == (3662, 3662)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
 
 def test_callbacks_run_in_the_order_of_asyncio(loop: VirtualLoop) -> None:

@@ -1,11 +1,13 @@
 """The compiled modules are in use, and give what the pure ones give, whatever they are given."""
 
+import gc
 import importlib
 import json
 import os
 import platform
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from importlib.util import module_from_spec, spec_from_file_location
@@ -337,6 +339,17 @@ def test_a_content_is_made_of_bytes_and_nothing_else_is_joined() -> None:
     assert memoryview(copying.content_of(b"packets", 2, 1)).readonly
 
 
+def test_pieces_that_go_away_while_they_are_counted_are_not_joined() -> None:
+    class Fleeting(bytes):
+        def __len__(self) -> int:
+            pieces.clear()
+            return super().__len__()
+
+    pieces = [Fleeting(b"first"), b"second", b"third"]
+    with pytest.raises(ValueError, match="of bytes"):
+        compiled().copying.joined(pieces)
+
+
 SECRET = bytes(range(32))
 PREFIX = b"VE\x01\x00".ljust(28, b"p")
 trains = st.tuples(st.binary(min_size=1, max_size=400), st.integers(1, 90))
@@ -485,6 +498,23 @@ def test_messages_that_have_one_head_give_the_same_deliveries(
         assert all(type(each) is Delivery for each in (*read, *again))
         assert all(type(each) is bytes for each in (*payloads, *payloads_pure))
         assert read[0].message.counter == counter
+
+
+def test_a_payload_that_refers_back_to_its_delivery_is_collected_as_garbage() -> None:
+    class Mark:
+        pass
+
+    class Payload(bytes):
+        delivery: Delivery
+        mark: Mark
+
+    payload = Payload(b"text")
+    payload.mark = Mark()
+    gone = weakref.ref(payload.mark)
+    (payload.delivery,) = compiled().alike.numbered(ENVELOPE, 1, [payload])
+    del payload
+    gc.collect()
+    assert gone() is None
 
 
 def test_messages_beyond_the_end_of_their_frame_are_refused() -> None:

@@ -65,7 +65,7 @@ def test_two_find_each_other_and_say_so_in_json(tmp_path: Path) -> None:
     doctors = [
         started(
             *("-c", settings(tmp_path, node, "127.0.0.1", port, more)),
-            *("--seconds", "3", "--json"),
+            *("--seconds", "5", "--json"),  # also if one begins a little later
         )
         for node, more in ((1, ""), (2, "token_lost_s = 0.8"))
     ]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import anyio
 
 import vsync
-from vsync import ConfigurationChanged, Delivery, Node, Session
+from vsync import ConfigurationChanged, Delivery, Node, Session, WouldBlock
 
 _names = itertools.count(1)
 PATIENCE_S = 20.0
@@ -66,6 +66,21 @@ async def until_together(nodes: list[Node]) -> None:
             for node in nodes
         ):
             await anyio.sleep(0.01)
+
+
+async def block(session: Session, payload: bytes, group: str) -> WouldBlock:
+    """Send at once, again and again, until the ring waits for somebody and no room is left."""
+    waits = False
+    with anyio.fail_after(PATIENCE_S):
+        while True:
+            try:
+                session.send_nowait(payload, group)
+            except WouldBlock as refusal:
+                # What found no room before the ring waited says nothing: some may have gone since.
+                if waits and refusal.blocked_by is not None:
+                    return refusal
+                waits = refusal.blocked_by is not None
+                await anyio.sleep(0.001)
 
 
 async def deliveries(session: Session, count: int) -> list[Delivery]:

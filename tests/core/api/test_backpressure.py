@@ -1,5 +1,6 @@
 """Slow readers, and who waits for them: senders, the ring, or nobody."""
 
+import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -9,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.core.api.rings import PATIENCE_S, Open, deliveries, ring_of
+from tests.core.api.rings import PATIENCE_S, Open, block, deliveries, ring_of
 from vsync import (
     Cause,
     Delivery,
@@ -93,20 +94,6 @@ def numbers(found: Sequence[Delivery]) -> list[int]:
     return [int(delivery.payload[:8]) for delivery in found]
 
 
-async def block(session: Session, group: str) -> WouldBlock:
-    """Send at once, again and again, until the ring waits for somebody."""
-    number = 0
-    with anyio.fail_after(PATIENCE_S):
-        while True:
-            try:
-                session.send_nowait(payload(number), group)
-                number += 1
-            except WouldBlock as refusal:
-                if refusal.blocked_by is not None:
-                    return refusal
-                await anyio.sleep(0.001)
-
-
 # --- send_nowait --------------------------------------------------------------------------------
 
 
@@ -128,12 +115,12 @@ async def test_send_nowait_says_who_is_slow_and_since_when(tmp_path: Path) -> No
         one.send_queue_bytes = 20_000
         await slow.join("a")
         began = time.monotonic()
-        refusal = await block(session, "a")
+        refusal = await block(session, payload(0), "a")
         assert refusal.blocked_by == 3
         assert began <= refusal.since <= time.monotonic()
         assert "waits for a slow reader on node 3" in str(refusal)
         await anyio.sleep(0.05)
-        again = await block(session, "a")
+        again = await block(session, payload(0), "a")
         assert (again.blocked_by, again.since) == (3, refusal.since)
 
         async with anyio.create_task_group() as tasks:
@@ -198,7 +185,7 @@ async def test_send_nowait_does_not_overtake_those_who_wait(tmp_path: Path) -> N
     ):
         node.send_queue_bytes = 20_000
         await slow.join("a")
-        await block(hasty, "a")
+        await block(hasty, payload(0), "a")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(waiting.send, bytes(19_000), "a")
             await anyio.sleep(0.05)
@@ -298,7 +285,7 @@ async def test_a_sender_that_gives_up_waiting_holds_up_nobody(tmp_path: Path) ->
     ):
         node.send_queue_bytes = 20_000
         await slow.join("a")
-        await block(session, "a")
+        await block(session, payload(0), "a")
         async with anyio.create_task_group() as tasks:
             first, second = anyio.CancelScope(), anyio.Event()
 
@@ -353,16 +340,22 @@ async def test_block_stops_the_whole_ring_and_says_so(tmp_path: Path, open_sessi
                 status = await one.status()
                 return bool(status["blocked_by"] == 3)
 
-            await until(blocked, "node 1 says that node 3 blocks the ring")
+            async def warned() -> bool:
+                return [w for w in (await three.status())["warnings"] if "too slow" in w] != []
+
+            async def stands() -> bool:
+                return await blocked() and await warned() and await blocked()
+
+            # A daemon takes what its client has room for, so the first times are short ones.
+            at_rest = -1
+            while at_rest != len(quickly) or not at_rest or not await stands():
+                await until(stands, "node 1 says that node 3 blocks the ring, and node 3 why")
+                at_rest = len(quickly)
+                await anyio.sleep(0.3)  # what was on its way still comes
             (warning,) = [w for w in (await three.status())["warnings"] if "too slow" in w]
             assert warning.startswith("session printer has been too slow for")
             assert not [w for w in (await two.status())["warnings"] if "too slow" in w]
-
-            before = -1
-            while before != len(quickly):  # what was on its way still comes
-                before = len(quickly)
-                await anyio.sleep(0.3)
-            assert QUEUE_BYTES // (SIZE + 200) <= before < count // 2
+            assert QUEUE_BYTES // (SIZE + 200) <= at_rest < count // 2
 
             assert numbers(await deliveries(slow, count)) == list(range(count))
 
@@ -371,8 +364,11 @@ async def test_block_stops_the_whole_ring_and_says_so(tmp_path: Path, open_sessi
 
             await until(all_read, "the others have all, too")
             assert numbers(quickly) == list(range(count))
-            assert (await one.status())["blocked_by"] is None
-            assert not [w for w in (await three.status())["warnings"] if "too slow" in w]
+
+            async def over() -> bool:
+                return not await blocked() and not await warned()
+
+            await until(over, "nobody blocks the ring any more")
             tasks.cancel_scope.cancel()
 
 
@@ -513,7 +509,8 @@ async def test_spill_delivers_all_afterwards_and_needs_little_memory(
         mailbox = two._sessions[-1]._mailbox
 
         async def on_disk() -> bool:
-            return mailbox.disk_bytes > (count * SIZE) * 0.9 and (
+            # A daemon may have taken some of it before a busy machine had written that.
+            return mailbox.disk_bytes > (count * SIZE) * 0.5 and (
                 mailbox.memory_bytes <= 3 * QUEUE_BYTES
             )
 
@@ -524,7 +521,12 @@ async def test_spill_delivers_all_afterwards_and_needs_little_memory(
         assert warning.endswith(f"on disk, and beyond {2**28} it is evicted")
         assert numbers(await deliveries(slow, count)) == list(range(count))
         assert not [w for w in (await two.status())["warnings"] if "too slow" in w]
-        assert mailbox.waiting_bytes == mailbox.memory_bytes == mailbox.disk_bytes == 0
+        assert mailbox.waiting_bytes == mailbox.memory_bytes == 0
+
+        async def off_disk() -> bool:
+            return mailbox.disk_bytes == 0
+
+        await until(off_disk, "nothing is left on disk, also of what was read while it was written")
         await sender.send(payload(count), "a")
         assert numbers(await deliveries(slow, 1)) == [count]
 
@@ -551,6 +553,35 @@ async def test_spill_is_for_short_storms_and_ends_in_eviction(
         assert numbers(prefix) == list(range(len(prefix)))
         assert 400_000 // (SIZE + 200) <= len(prefix) < sent
         assert "its spill_bytes 300000" in str(evicted)
+
+
+async def test_a_disk_that_cannot_be_read_evicts_at_once(
+    tmp_path: Path, open_session: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        ring_of(tmp_path, 1) as (node,),
+        node.session() as sender,
+        open_session(node, **slow_options(SlowPolicy.SPILL)) as slow,
+    ):
+        await slow.join("a")
+        mailbox = node._sessions[-1]._mailbox
+        monkeypatch.setattr(os, "pread", lambda *_: b"")
+        await sender.send_batch([payload(number) for number in range(20_000)], "a")
+
+        async def written() -> bool:
+            return bool(0 < mailbox._sent_bytes == mailbox._handled_bytes)
+
+        await until_unsent(node)
+        await until(written, "what waits is on disk")
+        # Nothing else happens on this ring: nobody but the reader can see to it.
+        prefix, evicted = await rest_of(slow)
+        assert numbers(prefix) == list(range(len(prefix)))
+        assert "cannot be read back from disk" in str(evicted)
+
+        async def gone() -> bool:
+            return bool((await node.status())["sessions"] == 1)
+
+        await until(gone, "the session has left its groups")
 
 
 async def test_a_session_is_blocked_evicted_or_spilled_as_it_chose(

@@ -8,7 +8,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tests.core.api.rings import PATIENCE_S, Open, deliveries, ring_of
+from tests.core.api.rings import PATIENCE_S, Open, block, deliveries, ring_of
 from vsync import Delivery, NodeClosed, Session, Undelivered, VsyncError
 
 pytestmark = pytest.mark.anyio
@@ -219,10 +219,7 @@ async def test_a_cancelled_sender_gives_its_turn_to_the_next(tmp_path: Path) -> 
         await slow.join("a")
         node.send_queue_bytes = 2000
         async with node.session() as session, anyio.create_task_group() as tasks:
-            with anyio.move_on_after(0.5) as filling:
-                while True:  # until the ring waits for the slow session, and the queue is full
-                    await session.send(bytes(900), "a")
-            assert filling.cancelled_caught
+            await block(session, bytes(900), "a")
             scopes = []
             done: list[int] = []
 

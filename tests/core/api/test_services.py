@@ -17,6 +17,7 @@ from tests.core.api.rings import (
     settings_of,
     until_together,
 )
+from tests.core.daemon.test_daemon import served
 from vsync import (
     Configuration,
     ConfigurationChanged,
@@ -204,6 +205,23 @@ async def test_a_request_that_is_refused_or_breaks_is_a_sentence_and_harms_nobod
         assert await session.request("counter", b"get") == b"0"
 
 
+async def test_a_status_that_cannot_be_told_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s"
+    monkeypatch.setattr(Counter, "status", lambda self: {"members": {1, 2}})
+    async with (
+        serving(tmp_path, 1, "counter") as (node,),
+        served(node, path),
+        vsync.connect(path) as session,
+    ):
+        told = (await session.status())["services"]["counter"]
+        assert told == {"error": "TypeError: Object of type set is not JSON serializable"}
+        await session.join("a")
+        await session.send(b"x")
+        assert [d.payload for d in await deliveries(session, 1)] == [b"x"]
+
+
 async def test_primary_comes_with_the_configuration_to_those_who_asked(tmp_path: Path) -> None:
     async with (
         serving(tmp_path, 2, "primary") as nodes,
@@ -228,7 +246,7 @@ async def test_ordinary_messages_wait_until_all_are_synchronized_and_urgent_ones
     tmp_path: Path,
 ) -> None:
     async with (
-        serving(tmp_path, 2, "stuck", synchronize_s=2.0) as (one, two),
+        serving(tmp_path, 2, "stuck", synchronize_s=4.0) as (one, two),
         one.session() as session,
     ):
         await session.join("g")
@@ -237,7 +255,7 @@ async def test_ordinary_messages_wait_until_all_are_synchronized_and_urgent_ones
         urgent, ordinary = await deliveries(session, 2)
         assert (urgent.payload, ordinary.payload) == (b"high", b"medium")
         status = await two.status()
-        assert "did not synchronize within 2 s" in status["services"]["stuck"]["failed"]
+        assert "did not synchronize within 4 s" in status["services"]["stuck"]["failed"]
         assert "failed" not in (await one.status())["services"]["stuck"]
         with pytest.raises(ServiceFailed, match="did not synchronize"):
             await two.request("stuck", b"")

@@ -173,7 +173,7 @@ async def test_a_huge_batch_holds_up_neither_the_ring_nor_a_status(
 ) -> None:
     count = 50_000
     async with (
-        ring_of(tmp_path, 2, preset="lan", token_lost_s=0.3) as (node, other),
+        ring_of(tmp_path, 2, preset="lan") as (node, other),
         open_session(node) as session,
     ):
         before = node.configuration

@@ -328,17 +328,14 @@ async def test_too_many_groups_are_refused_and_the_session_goes_on(tmp_path: Pat
 async def test_connections_that_say_nothing_hurt_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "HELLO_S", 0.3)
     path = tmp_path / "s"
-    async with (
-        ring_of(tmp_path, 1) as (node,),
-        served(node, path),
-        raw(path) as silent,
-        vsync.connect(path) as honest,
-    ):
+    async with ring_of(tmp_path, 1) as (node,), served(node, path), vsync.connect(path) as honest:
         await honest.join("a")
+        monkeypatch.setattr(server, "HELLO_S", 0.3)
+        async with raw(path) as silent:
+            await works(honest)
+            assert "said nothing for 0.3 s" in await why(silent)
         await works(honest)
-        assert "said nothing for 0.3 s" in await why(silent)
 
 
 async def test_noise_of_all_kinds_ends_its_client_only(tmp_path: Path) -> None:

@@ -841,7 +841,14 @@ def test_two_threads_see_a_clean_prefix_and_then_the_eviction(
     slow: SlowPolicy, spill_bytes_max: int
 ) -> None:
     mailbox = Mailbox("", 50_000, slow=slow, spill_bytes_max=spill_bytes_max)
-    taken = put_and_take(mailbox, 20_000, lambda turn: time.sleep(0.02))
+
+    def read_on_too_late(turn: int) -> None:
+        ending = time.monotonic() + 30
+        while turn > 2 and mailbox.evicted is None:
+            assert time.monotonic() < ending
+            time.sleep(0.001)
+
+    taken = put_and_take(mailbox, 20_000, read_on_too_late)
     assert mailbox.evicted is not None
     assert 0 < len(taken) < 20_000
     assert taken == list(range(len(taken)))
