@@ -72,8 +72,8 @@ def tests(session: nox.Session) -> None:
 def speedups(session: nox.Session) -> None:
     """Compile the hot modules and run over them the tests that reach them most.
 
-    They must be in use, and give what the pure ones give. Needs gcc, and the headers of OpenSSL
-    (Debian: libssl-dev). ``-- tests/services`` runs others.
+    They must be in use, and give what the pure ones give. Needs gcc, and the headers of OpenSSL or
+    IPsec-MB (Debian: libssl-dev, libipsec-mb-dev). ``-- tests/services`` runs others.
     """
     parts = ("wire", "engine", "ip", "runtime", "seal")
     files = [f"tests/core/test_{part}.py" for part in ("checksum", "copying")]

@@ -13,9 +13,9 @@ import shlex
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mypyc.build import mypycify
 from setuptools import Extension, setup
@@ -77,19 +77,38 @@ if platform.machine() in ("x86_64", "AMD64"):  # its instructions are of these p
 HEADERS: Final = ["src/c/content.h"]
 """What several of them include."""
 
-SEALS: Final = {"vsync.seal.cipher": "sealing.c"}
-"""As ``IN_C``, where OpenSSL's headers are; without them, the package is built without."""
-
-OPENSSL_MISSING: Final = "OpenSSL's headers were missing when vsync-speedups was built"
+SEALS: Final = "vsync.seal.cipher"
+"""Has a twin in C too, for each library that there is to build with; without one, it has none."""
 
 
-def openssl_present() -> bool:
-    """Whether there is an OpenSSL to build with."""
+class Library(NamedTuple):
+    """One with AES-GCM, that a twin of seals may be built with."""
+
+    package: str
+    """In which its twin lies, in this one."""
+    header: str
+    links: str
+    defines: Mapping[str, str | None]
+
+
+LIBRARIES: Final = (
+    Library("over_ipsec_mb", "intel-ipsec-mb.h", "IPSec_MB", {"IPSEC_MB": None}),
+    Library("over_openssl", "openssl/evp.h", "crypto", {}),
+)
+"""The faster one first: it is taken if it loads."""
+
+SEALS_MISSING: Final = "the headers of IPsec-MB and of OpenSSL were missing when it was built"
+
+
+def present(library: Library) -> bool:
+    """Whether *library* is there to build with."""
     compiler = os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc"
-    given = "#include <openssl/evp.h>\n"
     try:
         tried = subprocess.run(
-            [*shlex.split(compiler), "-E", "-"], input=given, text=True, capture_output=True
+            [*shlex.split(compiler), "-E", "-"],
+            input=f"#include <{library.header}>\n",
+            text=True,
+            capture_output=True,
         )
     except OSError:
         return False
@@ -119,7 +138,7 @@ def closure(core: Path) -> dict[str, Path]:
     The compiler takes types and constants out of what is imported, so all of it counts.
     """
     found: dict[str, Path] = {}
-    waiting = [*HOT, *IN_C, *SEALS]
+    waiting = [*HOT, *IN_C, SEALS]
     while waiting:
         module = waiting.pop()
         path = source_of(core, module)
@@ -162,11 +181,10 @@ def stage(core: Path) -> dict[str, str]:
     return hashes
 
 
-def twins() -> dict[str, str]:
-    """Of which modules of the core this package has twins, and their files in it."""
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    made = (*HOT, *IN_C, *(SEALS if WITH_OPENSSL else ()))
-    return {module: module.replace(".", "/") + suffix for module in made}
+def file_of(module: str) -> str:
+    """The file of a compiled *module*, in this package."""
+    suffix: str = sysconfig.get_config_var("EXT_SUFFIX")
+    return module.replace(".", "/") + suffix
 
 
 class BuildPy(build_py):
@@ -176,8 +194,12 @@ class BuildPy(build_py):
         super().run()
         built = Path(self.build_lib) / "vsync_speedups" / "built.json"
         built.parent.mkdir(parents=True, exist_ok=True)
-        facts: dict[str, Any] = {"twins": twins(), "sources": HASHES}
-        facts["lacks"] = {} if WITH_OPENSSL else dict.fromkeys(SEALS, OPENSSL_MISSING)
+        facts = {
+            "twins": {module: file_of(module) for module in (*HOT, *IN_C)},
+            "seals": [file_of(f"{each.package}.cipher") for each in FOUND],
+            "lacks": "" if FOUND else SEALS_MISSING,
+            "sources": HASHES,
+        }
         built.write_text(json.dumps(facts, indent=2) + "\n")
 
 
@@ -192,7 +214,7 @@ class SourceArchive(sdist):
             shutil.copyfile(path, copy)
 
 
-WITH_OPENSSL = openssl_present()
+FOUND = [library for library in LIBRARIES if present(library)]
 CORE = NEIGHBOUR if NEIGHBOUR.is_dir() else CARRIED
 HASHES = stage(CORE)
 os.chdir(STAGE)
@@ -211,13 +233,19 @@ extensions += [
     Extension(module, [f"src/c/{file}"], depends=HEADERS, extra_compile_args=["-O3"])
     for module, file in IN_C.items()
 ]
-if WITH_OPENSSL:
-    extensions += [
-        Extension(module, [f"src/c/{file}"], libraries=["crypto"], extra_compile_args=["-O3"])
-        for module, file in SEALS.items()
-    ]
+extensions += [
+    Extension(
+        f"{library.package}.cipher",  # the last part as that of what it is the twin of
+        ["src/c/sealing.c"],
+        depends=["src/c/gcm_ipsec_mb.h", "src/c/gcm_openssl.h"],
+        define_macros=[*library.defines.items()],
+        libraries=[library.links],
+        extra_compile_args=["-O3"],
+    )
+    for library in FOUND
+]
 for extension in extensions:
-    if extension.name.startswith("vsync."):
+    if extension.name.startswith(("vsync.", "over_")):
         extension.name = f"vsync_speedups.{extension.name}"
 
 setup(ext_modules=extensions, cmdclass={"build_py": BuildPy, "sdist": SourceArchive})

@@ -12,7 +12,10 @@ import vsync_speedups
 from vsync.speedups import TwinFinder
 
 PACKAGE: Final = Path(vsync_speedups.__file__).parent
-TWINS: Final[dict[str, str]] = json.loads((PACKAGE / "built.json").read_text())["twins"]
+BUILT: Final = json.loads((PACKAGE / "built.json").read_text())
+SEALS: Final[list[str]] = BUILT["seals"]
+"""Twins of one module, each over another library; the first is in use."""
+TWINS: Final[dict[str, str]] = {**BUILT["twins"], "vsync.seal.cipher": SEALS[0]}
 
 NAMES: Final = {
     "alike": "vsync.engine.alike",

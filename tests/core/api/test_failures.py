@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ def break_transport(node: Node) -> None:
         raise TransportFailed("the cable was eaten; plug in another")
 
     transport_of(node).send = send
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
 
 
 def ring_threads() -> int:
@@ -131,6 +136,47 @@ async def cut_off_pair(tmp_path: Path, log: list[str]) -> None:
                     raise KeyError("mine")
         finally:
             log.append(trace.read_text().splitlines()[-1])
+
+
+async def test_a_service_that_cannot_be_made_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing:
+        NAME = "refusing"
+
+        def __init__(self, *given: Any) -> None:
+            raise vsync.SettingsError("of no use")
+
+    settings = settings_of(tmp_path, 1, fresh_network())
+    async with vsync.open_node(settings):  # what is opened once for all
+        pass
+    before = open_files()
+    with monkeypatch.context() as patched:
+        patched.setattr("vsync.api.node.services_of", lambda _: [(Refusing, None)])
+        with pytest.raises(vsync.SettingsError, match="of no use"):
+            async with vsync.open_node(settings):
+                pass
+    assert open_files() == before
+    async with vsync.open_node(settings):
+        pass
+
+
+async def test_a_node_that_gets_no_thread_leaves_nothing_open_and_says_so_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    settings = settings_of(tmp_path, 1, fresh_network())
+    async with vsync.open_node(settings):
+        pass
+    before = open_files()
+    with monkeypatch.context() as patched, anyio.fail_after(4):
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(RuntimeError, match="new thread"):
+            async with vsync.open_node(settings):
+                pass
+    assert open_files() == before
 
 
 async def test_what_a_closing_node_could_not_deliver_is_an_error(tmp_path: Path) -> None:

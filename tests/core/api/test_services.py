@@ -17,6 +17,7 @@ from tests.core.api.rings import (
     settings_of,
     until_together,
 )
+from tests.core.daemon.test_daemon import served
 from vsync import (
     Configuration,
     ConfigurationChanged,
@@ -202,6 +203,23 @@ async def test_a_request_that_is_refused_or_breaks_is_a_sentence_and_harms_nobod
         with pytest.raises(ServiceFailed, match=r"no service 'clock' runs.*running: counter"):
             await session.request("clock", b"")
         assert await session.request("counter", b"get") == b"0"
+
+
+async def test_a_status_that_cannot_be_told_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s"
+    monkeypatch.setattr(Counter, "status", lambda self: {"members": {1, 2}})
+    async with (
+        serving(tmp_path, 1, "counter") as (node,),
+        served(node, path),
+        vsync.connect(path) as session,
+    ):
+        told = (await session.status())["services"]["counter"]
+        assert told == {"error": "TypeError: Object of type set is not JSON serializable"}
+        await session.join("a")
+        await session.send(b"x")
+        assert [d.payload for d in await deliveries(session, 1)] == [b"x"]
 
 
 async def test_primary_comes_with_the_configuration_to_those_who_asked(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.core.api.rings import (
 )
 from tests.core.daemon.test_daemon import GREETING, served
 from vsync import DaemonError, Delivery
-from vsync.daemon import protocol
+from vsync.daemon import protocol, server
 from vsync.daemon.protocol import DAEMON_PROTOCOL, Type, build, frame
 
 pytestmark = pytest.mark.anyio
@@ -143,6 +143,47 @@ async def test_a_request_that_waits_for_the_ring_can_be_cancelled(tmp_path: Path
                         await anyio.sleep(0.01)
                 tasks.cancel_scope.cancel()
             assert (await session.status())["node"] == 1
+
+
+async def test_who_gives_up_waiting_for_answers_again_and_again_keeps_the_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = anyio.Event()
+
+    async def slow(self: vsync.Node) -> dict[str, Any]:
+        await answered.wait()
+        return {"node": self.id}
+
+    path = tmp_path / "s"
+    async with ring_of(tmp_path, 1) as (node,), served(node, path), vsync.connect(path) as session:
+        await session.join("a")
+        monkeypatch.setattr(vsync.Node, "status", slow)
+        for _ in range(server.REQUESTS_MAX + 5):
+            with anyio.move_on_after(0.002):
+                await session.status()
+        await session.send(b"x")
+        assert [d.payload for d in await deliveries(session, 1)] == [b"x"]
+        answered.set()
+        with anyio.fail_after(PATIENCE_S):
+            for _ in range(2 * server.REQUESTS_MAX):
+                assert await session.status() == {"node": 1}
+
+
+async def test_who_waits_to_ask_is_told_that_the_daemon_is_gone(tmp_path: Path) -> None:
+    told = 0
+
+    async def ask(session: vsync.Session) -> None:
+        nonlocal told
+        with pytest.raises(vsync.DaemonLost, match="has closed the connection"):
+            await session.status()
+        told += 1
+
+    async with false_daemon(tmp_path / "s", WELCOME, b""), vsync.connect(tmp_path / "s") as session:
+        with anyio.fail_after(PATIENCE_S):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(25):  # ten at a time
+                    tasks.start_soon(ask, session)
+    assert told == 25
 
 
 async def test_ending_a_session_ends_its_place_in_the_daemon_and_its_files(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The daemon's socket: who may be there, and what nonsense does."""
 
+import asyncio
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -146,3 +147,24 @@ async def test_the_daemons_end_is_an_error_of_the_session(tmp_path: Path) -> Non
             with anyio.fail_after(10), pytest.raises(DaemonError):
                 while True:
                     await session.receive()
+
+
+def test_it_serves_in_a_loop_that_anyio_knows_nothing_of(tmp_path: Path) -> None:
+    """As with ``asyncio.run``, or in a web server: there, anyio finds its way by the task."""
+
+    async def main() -> None:
+        path = tmp_path / "s"
+        async with (
+            ring_of(tmp_path, 1) as (node,),
+            served(node, path),
+            vsync.connect(path) as session,
+        ):
+            await session.join("a")
+            assert (await session.status())["node"] == 1
+            with pytest.raises(vsync.ServiceFailed):
+                await session.request("none", b"")
+            await session.send(b"x")
+            assert [d.payload for d in await deliveries(session, 1)] == [b"x"]
+            await session.leave("a")
+
+    asyncio.run(main())

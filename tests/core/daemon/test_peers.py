@@ -193,6 +193,7 @@ async def test_who_comes_when_all_places_are_taken_hears_that(tmp_path: Path) ->
             {"slow": vsync.SlowPolicy.BLOCK},
             "lets no program hold up the ring",
         ),
+        ({}, {"name": "printer\nnode 2: all is well\x1b[2J"}, "characters that nobody can see"),
     ],
 )
 async def test_what_may_be_asked_for_is_bounded(

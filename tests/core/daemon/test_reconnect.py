@@ -1,5 +1,7 @@
 """A daemon that goes and comes back, and what its clients see of it."""
 
+import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ from tests.core.api.rings import PATIENCE_S, deliveries, fresh_network, settings
 from tests.core.daemon.test_daemon import served
 from vsync import (
     Cause,
+    Configuration,
     ConfigurationChanged,
     DaemonError,
     DaemonLost,
@@ -19,12 +22,15 @@ from vsync import (
     Event,
     GroupChanged,
     GroupKey,
+    Kind,
     MisuseError,
     Move,
     Node,
+    NodeId,
     Session,
 )
-from vsync.daemon.protocol import DAEMON_PROTOCOL
+from vsync.daemon import frames
+from vsync.daemon.protocol import DAEMON_PROTOCOL, Type, build
 
 pytestmark = pytest.mark.anyio
 
@@ -224,3 +230,46 @@ async def test_a_daemon_that_does_not_let_one_in_again_ends_the_session(
         refused = pytest.raises(DaemonError, match=f"speaks protocol {DAEMON_PROTOCOL}")
         with anyio.fail_after(PATIENCE_S), refused:
             await session.receive()
+
+
+async def test_what_comes_with_the_welcome_of_another_daemon_is_reported_as_taken(
+    tmp_path: Path,
+) -> None:
+    welcome = build(
+        Type.WELCOME,
+        protocol=DAEMON_PROTOCOL,
+        node=1,
+        session=1,
+        life=1,
+        message_bytes_max=2**20,
+        window_bytes=2**20,
+        requests_max=10,
+    )
+    first = ConfigurationChanged(Configuration(id="1.1", kind=Kind.REGULAR, members=(NodeId(1),)))
+    (event,) = frames.parts_of(first)
+    heard = bytearray()
+
+    def run(listener: socket.socket) -> None:
+        with listener:
+            with listener.accept()[0] as client:
+                client.recv(1000)
+                client.sendall(welcome)
+            with listener.accept()[0] as client:
+                client.settimeout(PATIENCE_S)
+                client.recv(1000)
+                client.sendall(welcome + event)
+                while piece := client.recv(1000):
+                    heard.extend(piece)
+                    if len(heard) >= len(frames.taken_frame(0)):
+                        break
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen()
+    thread = threading.Thread(target=run, args=[listener])
+    thread.start()
+    # With so small a window the daemon sends nothing more until it hears of it.
+    async with vsync.connect(tmp_path / "s", reconnect=True, queue_bytes=1) as session:
+        assert (await until(session, ConfigurationChanged))[-1] == first
+        await anyio.to_thread.run_sync(thread.join)
+    assert heard == frames.taken_frame(len(event))

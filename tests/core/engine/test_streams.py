@@ -10,7 +10,7 @@ from vsync.engine.runs import Run
 from vsync.engine.streams import Control, ControlReader, Ordered, Reader, Stream, stream_key
 from vsync.vocabulary import Cause, GroupKey, Guarantee, Member, MessageId, NodeId, Priority
 from vsync.wire import CONTROL_LANE, Codec, Data, LeaveGroups, build_control, network_of
-from vsync.wire.data import flags_of
+from vsync.wire.data import flags_of, parse_data
 
 UNORDERED, FIFO, AGREED, _ = Guarantee
 LONG = b"a message of several frames" * 9
@@ -66,6 +66,19 @@ def test_a_fifo_message_waits_for_an_agreed_one_of_its_sender() -> None:
     out: list[Ordered] = []
     stream.ordered(agreed, REGULAR, out)
     assert payloads(out) == [b"agreed", b"fifo"]
+
+
+def test_short_pieces_of_a_cut_message_hold_nothing_of_what_they_came_in() -> None:
+    """A byte could hold 64 kB, for as long as its message has no end."""
+    stream, out = Stream(Reader(1000)), list[Ordered]()
+    *begin, end = Sender(1).cut([1, 2, 3, 4], AGREED, LONG)
+    for sent in begin:
+        came = bytearray(sent.content)
+        place = (sent.sender, sent.life, sent.ring, sent.seq)
+        stream.ordered(parse_data(*place, memoryview(came), 0, ()), REGULAR, out)
+        came.clear()  # an error as long as there is a view of it
+    stream.ordered(end, REGULAR, out)
+    assert payloads(out) == [LONG]
 
 
 def test_a_message_whose_beginning_is_lost_is_lost() -> None:

@@ -110,6 +110,16 @@ def test_what_came_stays_as_it_is_while_more_is_received(make: Make) -> None:
     assert kept == sent
 
 
+def test_a_socket_without_addresses_says_of_none(make: Make) -> None:
+    told = make()
+    told.sendto(b"with an address", told.getsockname())
+    taken(told)
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with one, other:
+        one.send(b"without")
+        assert taken(other, count_max=1) == ([(b"without", 0, False, None)], True)
+
+
 def test_that_nobody_took_what_was_sent_is_no_error(make: Make) -> None:
     sender, gone = make(), make()
     sender.connect(gone.getsockname())

@@ -20,6 +20,7 @@ from vsync.wire import (
     Wake,
     network_of,
 )
+from vsync.wire.data import COUNTER_MAX
 from vsync.wire.header import CHECKED_FROM, seal
 from vsync.wire.rekey import Stand
 
@@ -39,6 +40,7 @@ def sealed(kind: int, body: bytes) -> bytes:
 
 
 uint64 = st.integers(0, 2**64 - 1)
+counters = st.integers(0, COUNTER_MAX)
 uint32 = st.integers(0, 2**32 - 1)
 ring_seqs = st.integers(0, 2**62)
 node_ids = st.integers(1, 2**32 - 1).map(NodeId)

@@ -16,6 +16,7 @@ from tests.core.wire.frames import (
     PART_AT,
     beacons,
     commits,
+    counters,
     joins,
     pieces,
     rings,
@@ -135,7 +136,7 @@ def same(frame: Any, made: Data) -> None:
     assert frame.content == made.content
 
 
-@given(rings, seqs, uint64, uint64, FLAGS, pieces)
+@given(rings, seqs, uint64, counters, FLAGS, pieces)
 def test_a_data_frame_comes_back_and_is_as_declared(
     ring: RingId, seq: int, index: int, counter: int, flags: int, pieces: list[bytes]
 ) -> None:

@@ -14,6 +14,7 @@ from tests.core.wire.frames import (
     NETWORK,
     beacons,
     commits,
+    counters,
     joins,
     pieces,
     rings,
@@ -21,12 +22,12 @@ from tests.core.wire.frames import (
     seqs,
     terms,
     tokens,
-    uint64,
     wakes,
 )
 from vsync.errors import MalformedPacket
+from vsync.vocabulary import NodeId, RingId
 from vsync.wire import Data, Frame, FrameType, Part, Recovered, Token
-from vsync.wire.data import CONTROL_LANE, DATA, PART, RECOVERED
+from vsync.wire.data import CONTROL_LANE, COUNTER_MAX, DATA, PART, RECOVERED
 from vsync.wire.header import HEADER, HEADER_BYTES, HEADER_FAST, unseal
 from vsync.wire.token import TOKEN
 
@@ -38,7 +39,7 @@ packets = st.one_of(
         ).packets[0],
         rings,
         seqs,
-        uint64,
+        counters,
         st.integers(0, 0x3F),
         pieces,
     ),
@@ -48,7 +49,7 @@ packets = st.one_of(
         ).packets[0],
         rings,
         seqs,
-        uint64,
+        counters,
         st.integers(0, 0x3F),
         pieces,
     ),
@@ -100,6 +101,13 @@ def test_a_view_of_a_packet_is_read_like_its_bytes(packet: bytes) -> None:
     header, frame = CODEC.decode(memoryview(packet))
     assert header == CODEC.decode(packet)[0]
     assert type(frame) is type(CODEC.decode(packet)[1])
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 1024])
+def test_a_counter_too_high_for_those_of_the_other_messages_is_refused(beyond: int) -> None:
+    """No message that is let in has a counter of more than 64 bits."""
+    frame = CODEC.data(RingId(4, NodeId(1)), 1, 0, COUNTER_MAX + beyond, 0x02, [b"one", b"other"])
+    assert (read(bytes(frame.packets[0])) is None) == (beyond > 0)
 
 
 def agree(kind: int, body: bytes) -> None:

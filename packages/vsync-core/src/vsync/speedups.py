@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 VARIABLE: Final = "VSYNC_PURE"
 """The environment variable that, if it is set and not empty, keeps all modules pure."""
@@ -61,30 +61,29 @@ def _use_compiled() -> str:
                     "install it in the version of vsync-core"
                 )
         import_module(_CODE)
-        why = _why_no_seals(directory, built)
+        twins = {module: directory / file for module, file in built["twins"].items()}
+        seals, why = _find_seals([directory / file for file in built["seals"]], built["lacks"])
     except (OSError, ValueError, LookupError, ImportError) as error:
         return f"pure: vsync-speedups does not load here ({error})"
-    twins = {
-        module: directory / file
-        for module, file in built["twins"].items()
-        if not (why and module == _SEALS)
-    }
+    if seals is not None:
+        twins[_SEALS] = seals
     sys.meta_path.insert(0, TwinFinder(twins))
-    return f"{COMPILED}, but for seals: {why}" if why else COMPILED
+    return COMPILED if seals is not None else f"{COMPILED}, but for seals: {why}"
 
 
-def _why_no_seals(directory: Path, built: Any) -> str:
-    """Why seals are not compiled; empty if they are. They need a library that may be missing."""
-    file = built["twins"].get(_SEALS)
-    if file is None:
-        return str(built.get("lacks", {}).get(_SEALS, ""))
-    spec = spec_from_file_location(_SEALS, directory / file)
-    try:
-        assert spec is not None
-        module_from_spec(spec)
-    except ImportError as error:
-        return f"their part of vsync-speedups does not load here ({error})"
-    return ""
+def _find_seals(files: Sequence[Path], why: str) -> tuple[Path | None, str]:
+    """The first of *files* that loads, each over a library that may be missing; None and *why* not
+    if none does."""
+    for file in files:
+        spec = spec_from_file_location(_SEALS, file)
+        try:
+            assert spec is not None and spec.loader is not None
+            spec.loader.exec_module(module_from_spec(spec))
+        except (ImportError, OSError) as error:
+            why = f"their part of vsync-speedups does not load here ({error})"
+        else:
+            return file, ""
+    return None, why
 
 
 def _hash_of(module: str) -> str:

@@ -2,7 +2,7 @@
  *
  * A Delivery is a named tuple of three. Here it is made as tuple.__new__ makes it, without a tuple
  * to copy it from. Its items can refer to nothing that refers back to it, so the cyclic garbage
- * collector need not look at it.
+ * collector need not look at it; but a payload may be of a class derived from bytes, and then can.
  */
 
 #include "content.h"
@@ -40,7 +40,8 @@ static PyObject *new_delivery(PyObject *envelope, PyObject *counter, PyObject *p
     PyTuple_SET_ITEM(delivery, 0, Py_NewRef(envelope));
     PyTuple_SET_ITEM(delivery, 1, counter);
     PyTuple_SET_ITEM(delivery, 2, payload);
-    PyObject_GC_UnTrack(delivery);
+    if (PyBytes_CheckExact(payload))
+        PyObject_GC_UnTrack(delivery);
     return delivery;
 }
 

@@ -217,12 +217,12 @@ static PyObject *view_of(PyObject *self, PyObject *content)
 static PyObject *joined(PyObject *self, PyObject *given)
 {
     PyObject *whole = NULL, *pieces = PySequence_Fast(given, "pieces are a sequence");
-    Py_ssize_t at, count, bytes = 0;
+    Py_ssize_t at, bytes = 0;
 
     if (pieces == NULL)
         return NULL;
-    count = PySequence_Fast_GET_SIZE(pieces);
-    for (at = 0; at < count; at++) {
+    /* A list may change while a piece of it says how long it is. */
+    for (at = 0; at < PySequence_Fast_GET_SIZE(pieces); at++) {
         Py_ssize_t length = PyObject_Size(PySequence_Fast_GET_ITEM(pieces, at));
         if (length < 0)
             goto done;
@@ -236,7 +236,7 @@ static PyObject *joined(PyObject *self, PyObject *given)
     if (whole == NULL)
         goto done;
     char *to = PyBytes_AS_STRING(whole);
-    for (at = 0; at < count; at++) {
+    for (at = 0; at < PySequence_Fast_GET_SIZE(pieces); at++) {
         struct way way;
         struct held held;
         if (set_out(&way, &held, PySequence_Fast_GET_ITEM(pieces, at), &content_type) < 0) {
@@ -252,7 +252,7 @@ static PyObject *joined(PyObject *self, PyObject *given)
         to += length;
         bytes -= length;
     }
-    if (at < count || bytes > 0) {
+    if (at < PySequence_Fast_GET_SIZE(pieces) || bytes > 0) {
         PyErr_SetString(PyExc_ValueError, "pieces are of bytes");
         Py_CLEAR(whole);
     }

@@ -144,6 +144,7 @@ static int receive_some(int descriptor, int count, Py_ssize_t bytes_max, PyObjec
         }
         places[at].iov_base = PyBytes_AS_STRING(buffers[at]);
         places[at].iov_len = bytes_max;
+        names[at].ss_family = AF_UNSPEC; /* a socket without addresses says nothing */
         memset(&messages[at], 0, sizeof messages[at]);
         messages[at].msg_hdr.msg_name = &names[at];
         messages[at].msg_hdr.msg_namelen = sizeof names[at];

@@ -1,8 +1,10 @@
-/* The twin of vsync.seal.cipher, over OpenSSL: a whole train in one call, into one buffer. */
+/* The twin of vsync.seal.cipher: a whole train in one call, into one buffer.
+
+   It is built once for each of two libraries that have AES-GCM, of which the better one that loads
+   is used: IPsec-MB, if IPSEC_MB is defined, or OpenSSL. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <openssl/evp.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -17,9 +19,19 @@ enum {
     PACKET_BYTES_MAX = 1 << 24 /* OpenSSL counts in int; no packet is nearly as long */
 };
 
+/* What is in either of them: LIBRARY, its name; Gcm, a key, made ready by gcm_start and ended by
+   gcm_end, which takes one of zeros too; gcm_prepare, before anything else; gcm_seal puts the
+   sealed text and its tag to `to`, gcm_open the text, of which the tag comes behind. All tell
+   whether they went well; gcm_open if it is genuine. */
+#ifdef IPSEC_MB
+#include "gcm_ipsec_mb.h"
+#else
+#include "gcm_openssl.h"
+#endif
+
 typedef struct {
     PyObject_HEAD
-    EVP_CIPHER_CTX *sealing, *opening;
+    Gcm gcm;
 } Cipher;
 
 static void put_envelope(unsigned char *to, const unsigned char *prefix, uint64_t counter)
@@ -36,43 +48,50 @@ static void put_nonce(unsigned char *nonce, const unsigned char *envelope)
 }
 
 /* Seals a packet behind the envelope that stands at `to`; whether that went well. */
-static int seal_at(EVP_CIPHER_CTX *context, unsigned char *to, const unsigned char *packet,
-                   int bytes)
+static int seal_at(Gcm *gcm, unsigned char *to, const unsigned char *packet, int bytes)
 {
-    unsigned char nonce[NONCE_BYTES], *text = to + ENVELOPE_BYTES;
-    int done = 0;
+    unsigned char nonce[NONCE_BYTES];
 
     put_nonce(nonce, to);
-    return EVP_EncryptInit_ex(context, NULL, NULL, NULL, nonce) == 1
-           && EVP_EncryptUpdate(context, NULL, &done, to, ENVELOPE_BYTES) == 1
-           && (bytes == 0 || (EVP_EncryptUpdate(context, text, &done, packet, bytes) == 1
-                              && done == bytes))
-           && EVP_EncryptFinal_ex(context, text + bytes, &done) == 1
-           && EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, TAG_BYTES, text + bytes) == 1;
+    return gcm_seal(gcm, nonce, to, ENVELOPE_BYTES, packet, bytes, to + ENVELOPE_BYTES);
 }
 
 /* Opens a sealed packet of OVERHEAD_BYTES at least; whether it is genuine. */
-static int open_at(EVP_CIPHER_CTX *context, unsigned char *to, const unsigned char *packet,
-                   int bytes)
+static int open_at(Gcm *gcm, unsigned char *to, const unsigned char *packet, int bytes)
 {
-    unsigned char nonce[NONCE_BYTES], tag[TAG_BYTES];
-    const unsigned char *text = packet + ENVELOPE_BYTES;
-    int text_bytes = bytes - OVERHEAD_BYTES, done = 0;
+    unsigned char nonce[NONCE_BYTES];
 
     put_nonce(nonce, packet);
-    memcpy(tag, text + text_bytes, TAG_BYTES);
-    return EVP_DecryptInit_ex(context, NULL, NULL, NULL, nonce) == 1
-           && EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, TAG_BYTES, tag) == 1
-           && EVP_DecryptUpdate(context, NULL, &done, packet, ENVELOPE_BYTES) == 1
-           && (text_bytes == 0 || (EVP_DecryptUpdate(context, to, &done, text, text_bytes) == 1
-                                   && done == text_bytes))
-           && EVP_DecryptFinal_ex(context, to + text_bytes, &done) == 1;
+    return gcm_open(gcm, nonce, packet, ENVELOPE_BYTES, packet + ENVELOPE_BYTES,
+                    bytes - OVERHEAD_BYTES, to);
+}
+
+/* Whether the library does what it should, by test case 14 of McGrew and Viega's GCM (2005): all
+   of it is zero. One that is not as its headers said must not be used. */
+static int library_seals(void)
+{
+    static const unsigned char zeros[KEY_BYTES];
+    static const unsigned char expected[16 + TAG_BYTES]
+        = "\xce\xa7\x40\x3d\x4d\x60\x6b\x6e\x07\x4e\xc5\xd3\xba\xf3\x9d\x18"
+          "\xd0\xd1\xc8\xa7\x99\x99\x6b\xf0\x26\x5b\x98\xb5\xd4\x8a\xb9\x19";
+    unsigned char sealed[sizeof expected] = {0}, opened[16];
+    Gcm gcm = {0};
+    int good = gcm_prepare() && gcm_start(&gcm, zeros)
+               && gcm_seal(&gcm, zeros, zeros, 0, zeros, sizeof opened, sealed)
+               && memcmp(sealed, expected, sizeof expected) == 0
+               && gcm_open(&gcm, zeros, zeros, 0, sealed, sizeof opened, opened)
+               && memcmp(opened, zeros, sizeof opened) == 0;
+
+    sealed[0] ^= 1;
+    good = good && !gcm_open(&gcm, zeros, zeros, 0, sealed, sizeof opened, opened);
+    gcm_end(&gcm);
+    return good;
 }
 
 static PyObject *refuse_to_seal(PyObject *made)
 {
     Py_XDECREF(made);
-    PyErr_SetString(PyExc_RuntimeError, "OpenSSL does not seal here");
+    PyErr_SetString(PyExc_RuntimeError, LIBRARY " does not seal here");
     return NULL;
 }
 
@@ -94,12 +113,6 @@ static int read_start(const Py_buffer *prefix, PyObject *number, Py_ssize_t coun
     return 1;
 }
 
-static int start(EVP_CIPHER_CTX *context, const unsigned char *key, int seals)
-{
-    return context != NULL
-           && EVP_CipherInit_ex(context, EVP_aes_256_gcm(), NULL, key, NULL, seals) == 1;
-}
-
 static PyObject *cipher_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     Py_buffer key;
@@ -110,13 +123,11 @@ static PyObject *cipher_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         return NULL;
     self = (Cipher *)type->tp_alloc(type, 0);
     if (self != NULL) {
-        self->sealing = EVP_CIPHER_CTX_new();
-        self->opening = EVP_CIPHER_CTX_new();
         if (key.len != KEY_BYTES) {
             PyErr_Format(PyExc_ValueError, "a key has %d bytes", KEY_BYTES);
             Py_CLEAR(self);
-        } else if (!start(self->sealing, key.buf, 1) || !start(self->opening, key.buf, 0)) {
-            PyErr_SetString(PyExc_RuntimeError, "OpenSSL has no AES-256-GCM here");
+        } else if (!gcm_start(&self->gcm, key.buf)) {
+            PyErr_SetString(PyExc_RuntimeError, LIBRARY " takes no key here");
             Py_CLEAR(self);
         }
     }
@@ -128,8 +139,7 @@ static void cipher_dealloc(Cipher *self)
 {
     PyTypeObject *type = Py_TYPE(self);
 
-    EVP_CIPHER_CTX_free(self->sealing);
-    EVP_CIPHER_CTX_free(self->opening);
+    gcm_end(&self->gcm);
     type->tp_free((PyObject *)self);
     Py_DECREF(type);
 }
@@ -189,7 +199,7 @@ static PyObject *cipher_seal_train(Cipher *self, PyObject *args)
         for (Py_ssize_t at = 0; at < train.count; at++) {
             Py_ssize_t bytes = bytes_at(&train, from);
             put_envelope(to, train.prefix.buf, train.first + (uint64_t)at);
-            if (!seal_at(self->sealing, to, from, (int)bytes)) {
+            if (!seal_at(&self->gcm, to, from, (int)bytes)) {
                 sealed = refuse_to_seal(sealed);
                 break;
             }
@@ -224,7 +234,7 @@ static PyObject *cipher_open_train(Cipher *self, PyObject *args)
             Py_ssize_t bytes = bytes_at(&train, from);
             put_envelope(envelope, train.prefix.buf, train.first + (uint64_t)at);
             genuine = memcmp(envelope, from, ENVELOPE_BYTES) == 0
-                      && open_at(self->opening, to, from, (int)bytes);
+                      && open_at(&self->gcm, to, from, (int)bytes);
             from += bytes;
             to += bytes - OVERHEAD_BYTES;
         }
@@ -253,7 +263,7 @@ static PyObject *cipher_seal(Cipher *self, PyObject *args)
         if (sealed != NULL) {
             unsigned char *to = (unsigned char *)PyBytes_AS_STRING(sealed);
             put_envelope(to, prefix.buf, counter);
-            if (!seal_at(self->sealing, to, packet.buf, (int)packet.len))
+            if (!seal_at(&self->gcm, to, packet.buf, (int)packet.len))
                 sealed = refuse_to_seal(sealed);
         }
     }
@@ -274,7 +284,7 @@ static PyObject *cipher_open(Cipher *self, PyObject *given)
     } else {
         opened = PyBytes_FromStringAndSize(NULL, packet.len - OVERHEAD_BYTES);
         if (opened != NULL
-            && !open_at(self->opening, (unsigned char *)PyBytes_AS_STRING(opened), packet.buf,
+            && !open_at(&self->gcm, (unsigned char *)PyBytes_AS_STRING(opened), packet.buf,
                         (int)packet.len)) {
             Py_DECREF(opened);
             opened = Py_NewRef(Py_None);
@@ -307,10 +317,17 @@ static PyType_Spec cipher_spec = {
 
 static int fill(PyObject *made)
 {
-    PyObject *type = PyType_FromSpec(&cipher_spec);
-    int failed = type == NULL || PyModule_AddObjectRef(made, "Cipher", type) < 0
-                 || PyModule_AddIntConstant(made, "OVERHEAD_BYTES", OVERHEAD_BYTES) < 0;
+    PyObject *type;
+    int failed;
 
+    if (!library_seals()) {
+        PyErr_SetString(PyExc_ImportError, LIBRARY " has no AES-256-GCM here");
+        return -1;
+    }
+    type = PyType_FromSpec(&cipher_spec);
+    failed = type == NULL || PyModule_AddObjectRef(made, "Cipher", type) < 0
+             || PyModule_AddStringConstant(made, "LIBRARY", LIBRARY) < 0
+             || PyModule_AddIntConstant(made, "OVERHEAD_BYTES", OVERHEAD_BYTES) < 0;
     Py_XDECREF(type);
     return failed ? -1 : 0;
 }

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -114,20 +114,21 @@ class Node:
         self._store = StateStore(
             state_directory(settings.node.state_dir), settings.ring.name, self.id
         )
-        try:
+        with ExitStack() as unless_made:
+            unless_made.callback(self._store.close)
             services = services_of(settings)
+            self._caller = Caller(self._notice)
+            unless_made.callback(self._caller.close)
             self._driver = self._make_driver(settings, trace)
-        except BaseException:
-            self._store.close()
-            raise
-        self._keeper = Keeper(
-            self.id, self._keys, settings.security.key_file, self._driver.key_step_done
-        )
-        self._driver.desk.tell = self._changed
-        for kind, service_settings in services:
-            session = NodeServiceSession(self, kind.NAME, SERVICE_QUEUE_BYTES, serves=True)
-            self._services[kind.NAME] = ServiceRunner(kind, service_settings, session)
-        self._caller = Caller(self._notice)
+            unless_made.callback(self._driver.discard)
+            self._keeper = Keeper(
+                self.id, self._keys, settings.security.key_file, self._driver.key_step_done
+            )
+            self._driver.desk.tell = self._changed
+            for kind, service_settings in services:
+                session = NodeServiceSession(self, kind.NAME, SERVICE_QUEUE_BYTES, serves=True)
+                self._services[kind.NAME] = ServiceRunner(kind, service_settings, session)
+            unless_made.pop_all()
 
     def _make_driver(self, settings: NodeSettings, trace: Path | None) -> Driver:
         kind, transport_settings = transport_of(settings)
@@ -164,18 +165,18 @@ class Node:
                     ring=settings.ring.name,
                 )
                 writer.flush()
+            return Driver(
+                engine,
+                transport,
+                notify=self._notified,
+                trace=writer,
+                drain_s=settings.node.drain_s,
+            )
         except BaseException:
             transport.close()
             if writer is not None:
                 writer.close()
             raise
-        return Driver(
-            engine,
-            transport,
-            notify=self._notified,
-            trace=writer,
-            drain_s=settings.node.drain_s,
-        )
 
     @property
     def id(self) -> NodeId:

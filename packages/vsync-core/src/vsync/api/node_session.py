@@ -161,6 +161,9 @@ class NodeSession(Session):
                 return batch
             if evicted is not None:
                 raise evicted.with_traceback(None)  # it may be raised many times
+            if mailbox.evicted is not None:  # just now: what is on disk cannot be read back
+                driver.taken(mailbox)
+                continue
             if ended:
                 raise driver.end_error()
             await self._news.wait()

@@ -4,6 +4,7 @@ One ``ServiceRunner`` a service. It needs a ``ServiceSession`` only, so that ser
 and in a simulated one alike.
 """
 
+import json
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -120,7 +121,9 @@ class ServiceRunner:
         if self.failure is not None:
             return {"failed": self.failure}
         try:
-            return dict(self._service.status())
+            status = dict(self._service.status())
+            json.dumps(status)  # else the answer to a client could not be written
+            return status
         except Exception as error:  # whatever a stranger's code does must not break the others
             logger.exception("service %s cannot tell its status", self.kind.NAME)
             return {"error": f"{type(error).__name__}: {error}"}

@@ -62,6 +62,7 @@ class Session(ABC):
     The stream begins with the current configuration. It brings every configuration, and the views
     and messages of the joined groups, each once, in the order of ``vsync.events``. What happens if
     they are not taken in time, the session's ``SlowPolicy`` says. One task at a time may iterate.
+    All tasks that use it are of the event loop in which it was opened.
 
     Every method raises NodeClosed, or what ended the node, once the node has ended; and Evicted
     once the session has been evicted and what was there before has been taken.

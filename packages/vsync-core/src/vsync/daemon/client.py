@@ -106,13 +106,17 @@ class DaemonSession(Session):
         while True:
             if self._events:
                 batch, self._events = self._events, []
-                if self._link is not None:
-                    self._link.taken(self._events_bytes)
-                self._events_bytes = 0
+                self._tell_taken()
                 return batch
             if self._end is not None:
                 raise self._end.with_traceback(None)
             await self._news.wait()
+
+    def _tell_taken(self) -> None:
+        """Let the daemon know that all that has come was taken, if it can be told yet."""
+        if self._link is not None:
+            self._link.taken(self._events_bytes)
+            self._events_bytes = 0
 
     async def status(self) -> Mapping[str, Any]:
         link = await self._ready_link()
@@ -244,6 +248,8 @@ class DaemonSession(Session):
                 "running, and is this its socket?"
             ) from error
         self._link = link
+        if not self._events:  # what came with the WELCOME may have been taken already
+            self._tell_taken()
         self._member = link.member
         self._message_bytes_max = link.message_bytes_max
         self._refused.clear()

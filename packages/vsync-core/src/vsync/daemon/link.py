@@ -78,6 +78,7 @@ class Link:
         self._unaccepted_bytes = 0
         self._room = anyio.Event()
         self._requests = anyio.Semaphore(0)
+        """So much more may be asked, besides sending; each has its place until it is answered."""
         self._blocked_by: NodeId | None = None
         self._no_room_since: float | None = None
         self.end: VsyncError | None = None
@@ -134,6 +135,7 @@ class Link:
         kind = Evicted if isinstance(self.end, Evicted) else DaemonLost
         for asked in self._asked.values():
             asked.error = kind(f"{self.end}; what was asked may have been done or not")
+            self._give_place(asked)
             if asked.came is not None:
                 asked.came.set()
         self._asked.clear()
@@ -156,13 +158,19 @@ class Link:
     async def ask(self, kind: Type, **fields: Any) -> Any:
         """Have the daemon do something; its answer. Raises what it refuses with, or DaemonLost.
 
-        Who is cancelled while the answer is on its way has asked all the same.
+        Who is cancelled while the answer is on its way has asked all the same, and what was asked
+        counts as under way at the daemon until then.
         """
-        async with self._requests:
-            asked, number = Asked(kind), self._next_number()
+        await self._requests.acquire()
+        asked, number = Asked(kind), self._next_number()
+        try:
+            frame = protocol.build(kind, number=number, **fields)
             self._expect(number, asked)
-            self._outgoing.write(protocol.build(kind, number=number, **fields))
-            return await asked.wait()
+        except BaseException:
+            self._requests.release()
+            raise
+        self._outgoing.write(frame)
+        return await asked.wait()
 
     async def send(
         self,
@@ -296,6 +304,7 @@ class Link:
         if asked is None or (kinds is not None and asked.kind not in kinds):
             raise DaemonError("the daemon sent an answer that nobody asked for")
         del self._asked[number]
+        self._give_place(asked)
         asked.answer, asked.error = answer, error
         if isinstance(error, Evicted):
             self.evicted = error
@@ -308,6 +317,11 @@ class Link:
         elif error is not None:
             assert asked.groups is not None
             self._refused(asked.groups, error)
+
+    def _give_place(self, asked: Asked) -> None:
+        """Let something else be asked in place of *asked*, which the daemon is done with."""
+        if asked.kind not in (Type.SEND, Type.WELCOME):
+            self._requests.release()
 
     def _explained(self, error: VsyncError) -> VsyncError:
         """*error*, with the daemon's place where it is about the daemon."""

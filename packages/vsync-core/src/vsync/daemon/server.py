@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import anyio
 import anyio.abc
@@ -63,6 +63,9 @@ TICK_S: Final = 0.1
 
 FAREWELL_S: Final = 0.5
 """How long a client that is to go may take to hear why."""
+
+Work: TypeAlias = Callable[[], Awaitable[bytes | None]]
+"""What a request has done; its answer, or None if that is only that it is done."""
 
 
 logger = logging.getLogger(__name__)
@@ -210,6 +213,8 @@ class _Wishes:
     def from_hello(cls, body: bytes | memoryview, bounds: DaemonSection) -> "_Wishes":
         """Read a HELLO. Raises DaemonError for what is not allowed here."""
         fields = protocol.parse(Type.HELLO, body)
+        if not fields.name.isprintable():  # it stands in warnings, and goes to terminals
+            raise DaemonError("the name of the client's session has characters that nobody can see")
         if fields.slow > len(protocol.SLOW_POLICIES):
             raise DaemonError(f"the client asks for a policy {fields.slow} that nobody knows")
         slow = protocol.SLOW_POLICIES[fields.slow - 1] if fields.slow else SlowPolicy(bounds.slow)
@@ -257,6 +262,9 @@ class _Client:
         """Bytes of events that were sent and that the client has not dealt with."""
         self._window_opened = anyio.Event()
         self._requests = 0
+        self._asked: deque[tuple[int, Work, tuple[type[VsyncError], ...]]] = deque()
+        """Requests that were heard and are not under way yet."""
+        self._asked_news = News()
         self._sends: deque[tuple[Send, int]] = deque()
         self._sends_bytes = 0
         self._sends_news = News()
@@ -364,7 +372,8 @@ class _Client:
                     tasks.start_soon(self._outgoing.run)
                     tasks.start_soon(self._tell, session)
                     tasks.start_soon(self._send, session)
-                    await self._obey(session, tasks)
+                    tasks.start_soon(self._answer_all, tasks)
+                    await self._obey(session)
                     tasks.cancel_scope.cancel()
             except anyio.get_cancelled_exc_class():
                 cause = Cause.LEFT  # the daemon ends
@@ -380,22 +389,25 @@ class _Client:
 
     # --- what the client says -------------------------------------------------------------------
 
-    async def _obey(self, session: NodeSession, tasks: anyio.abc.TaskGroup) -> None:
+    async def _obey(self, session: NodeSession) -> None:
         """Take in what the client says, until it leaves. Waits for nothing but the client."""
         space = memoryview(self._server.space)
 
         def take() -> bool:
-            return self._hear(space[: self._stream.read_into(self._server.space)], session, tasks)
+            return self._hear(space[: self._stream.read_into(self._server.space)], session)
 
         # At first, what came together with HELLO.
-        if self._hear(space[:0], session, tasks):
+        if self._hear(space[:0], session):
             await self._stream.read(take)
         while self._sends_bytes:  # what it has sent is accepted before it has left
             self._sends_done = anyio.Event()
             await self._sends_done.wait()
 
-    def _hear(self, data: memoryview, session: NodeSession, tasks: anyio.abc.TaskGroup) -> bool:
-        """Take in a piece of what the client says; whether it stays."""
+    def _hear(self, data: memoryview, session: NodeSession) -> bool:
+        """Take in a piece of what the client says; whether it stays.
+
+        This may be no task's doing, and outside of one anyio does not know which loop it is in.
+        """
         for kind, body in self._reader.feed(data):
             match kind:
                 case Type.SEND:
@@ -409,7 +421,7 @@ class _Client:
                     self._leaves = True
                     break
                 case _:
-                    self._begin(session, tasks, kind, body)
+                    self._ask(session, kind, body)
         return not self._leaves
 
     def _queue(self, send: Send, size: int) -> None:
@@ -421,12 +433,10 @@ class _Client:
         self._sends_bytes += size
         self._sends_news.tell()
 
-    def _begin(
-        self, session: NodeSession, tasks: anyio.abc.TaskGroup, kind: int, body: memoryview
-    ) -> None:
-        """Begin to answer a request; others may be answered before it."""
+    def _ask(self, session: NodeSession, kind: int, body: memoryview) -> None:
+        """Have a request answered; others may be answered before it."""
         refusals: tuple[type[VsyncError], ...] = (MisuseError, ServiceFailed, Evicted)
-        work: Callable[[], Awaitable[bytes | None]]
+        work: Work
         match kind:
             case Type.JOIN:
                 fields = protocol.parse(Type.JOIN, body)
@@ -449,15 +459,20 @@ class _Client:
             case _:
                 raise DaemonError(f"the client sent a frame of unknown type {kind}")
         self._requests += 1
-        tasks.start_soon(self._answer, fields.number, work, refusals)
+        self._asked.append((fields.number, work, refusals))
+        self._asked_news.tell()
         if self._requests > REQUESTS_MAX:
             raise DaemonError(f"the client asks more than the {REQUESTS_MAX} things that it may")
 
+    async def _answer_all(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Begin to answer each request as it comes."""
+        while True:
+            while self._asked:
+                tasks.start_soon(self._answer, *self._asked.popleft())
+            await self._asked_news.wait()
+
     async def _answer(
-        self,
-        number: int,
-        work: Callable[[], Awaitable[bytes | None]],
-        refusals: tuple[type[VsyncError], ...],
+        self, number: int, work: Work, refusals: tuple[type[VsyncError], ...]
     ) -> None:
         """Answer; *refusals* end what was asked, and other errors the session."""
         try:

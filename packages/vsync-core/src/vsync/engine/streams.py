@@ -8,7 +8,7 @@ stream are done. Agreed and safe frames wait for the ring's order; see ``log``.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, count
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from vsync.copying import Content, joined, view_of
 from vsync.engine.alike import begin_alike
@@ -37,6 +37,9 @@ GROUPS_KNOWN_MAX = 4096
 
 ENVELOPES_MAX = 4096
 """Envelopes remembered, likewise."""
+
+PIECE_BYTES: Final = 4096
+"""A shorter piece of a cut message is copied: what it stands in may take many times as much."""
 
 
 class Control(NamedTuple):
@@ -363,8 +366,14 @@ class Stream:
 
     def _keep(self, piece: Content) -> None:
         self.begun_bytes += len(piece)
-        if self.begun_bytes <= self.reader.bytes_max:
+        if self.begun_bytes > self.reader.bytes_max:
+            return
+        if len(piece) >= PIECE_BYTES:
             self.begun.append(piece)
+        elif self.begun and isinstance(last := self.begun[-1], bytearray):
+            last += piece
+        else:
+            self.begun.append(bytearray(piece))
 
     def _begin(self, counter: int) -> None:
         self.begun = []

@@ -154,7 +154,15 @@ class Driver:
     def start(self) -> None:
         """Let the thread run, in a process that is prepared for it."""
         prepare_process()
-        self._ring_thread.start()
+        try:
+            self._ring_thread.start()
+        except BaseException:  # the system has no more threads
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """End what was never started: nothing stays open."""
+        self._end()
 
     def submit(self, submission: Submission) -> MessageIds:
         """Hand messages to the ring; their ids. Look at ``unsent_bytes`` before.
@@ -234,8 +242,11 @@ class Driver:
         self._wake()
 
     def taken(self, mailbox: Mailbox) -> None:
-        """Tell that events were taken from *mailbox*; the ring may have waited for that."""
-        if mailbox.full_since is not None and mailbox.roomy:
+        """Tell that events were taken from *mailbox*; the ring may have waited for that.
+
+        Or they could not be, and the session is to leave its groups.
+        """
+        if mailbox.evicted is not None or (mailbox.full_since is not None and mailbox.roomy):
             self._wake()
 
     def seen(self) -> None:

@@ -1,7 +1,7 @@
 """Cipher: AES-256-GCM under the key of one stream, a packet or a whole train at a time.
 
-Who calls it sees to it that no counter is used twice. ``vsync-speedups`` has the same over OpenSSL,
-one call and one buffer for a train.
+Who calls it sees to it that no counter is used twice. ``vsync-speedups`` has the same over
+IPsec-MB or OpenSSL: one call and one buffer for a train.
 """
 
 import struct
@@ -12,6 +12,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from vsync.seal.envelope import ENVELOPE_BYTES, PREFIX_BYTES, TAG_BYTES
+
+LIBRARY: Final = "cryptography"
+"""What has AES-GCM here."""
 
 OVERHEAD_BYTES: Final = ENVELOPE_BYTES + TAG_BYTES
 """What a seal adds to a packet."""

@@ -137,6 +137,10 @@ HEAD_BYTES_MIN: Final = _HEAD.size
 HEAD_BYTES_MAX: Final = HEAD_BYTES_MIN + GROUPS_PER_MESSAGE_MAX * GROUP_KEY_BYTES
 
 PIECES_MAX: Final = 1024
+
+COUNTER_MAX: Final = 2**64 - 1 - PIECES_MAX
+"""Of a frame's first message, at most: so the others' counters have no more than 64 bits either."""
+
 _TABLES: Final = [struct.Struct(f">{count}H") for count in range(PIECES_MAX + 1)]
 
 
@@ -440,7 +444,12 @@ def parse_data(
         raise MalformedPacket("truncated", "a data frame ends within its head")
     head = buffer[start : start + DATA_HEAD_BYTES]
     index, counter, flags, count = DATA_FAST.unpack(head)
-    if count > PIECES_MAX or flags & ~_FLAGS_KNOWN or not (count or flags == EMPTY):
+    if (
+        count > PIECES_MAX
+        or counter > COUNTER_MAX
+        or flags & ~_FLAGS_KNOWN
+        or not (count or flags == EMPTY)
+    ):
         raise MalformedPacket("malformed", "a data frame has impossible fields")
     if flags & CONTROL and flags & 0x0F != _AGREED:
         raise MalformedPacket("malformed", "a control frame is agreed and has no priority")
