@@ -6,6 +6,7 @@ at once; others make an environment of their own, where what is installed is the
 
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import sys
@@ -347,6 +348,9 @@ def missing_debian_packages() -> list[str]:
         "corosync": shutil.which("corosync"),
         "libcpg-dev": Path("/usr/include/corosync/cpg.h").exists(),
         "libisal-dev": Path("/usr/include/isa-l/crc.h").exists(),
+        "libipsec-mb-dev": platform.machine() != "x86_64"
+        or Path("/usr/include/intel-ipsec-mb.h").exists(),
+        "libssl-dev": Path("/usr/include/openssl/evp.h").exists(),
         "python3-dev": Path(sysconfig.get_path("include"), "Python.h").exists(),
         "gcc": shutil.which("cc"),
         "libc6-dev": Path("/usr/include/stdio.h").exists(),

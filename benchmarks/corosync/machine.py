@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -16,6 +17,7 @@ DEBIAN: Final = {
     "corosync": "corosync",
     "/usr/include/corosync/cpg.h": "libcpg-dev",
     "/usr/include/isa-l/crc.h": "libisal-dev",
+    "/usr/include/openssl/evp.h": "libssl-dev",
     f"{sysconfig.get_path('include')}/Python.h": "python3-dev",
     "cc": "gcc",
     "ip": "iproute2",
@@ -65,9 +67,17 @@ def described() -> dict[str, str]:
         "python": f"{platform.python_implementation()} {platform.python_version()}, {built_by()}",
         "corosync": package_version("corosync"),
         "libknet": package_version("libknet1"),
+        "seals": f"{sealing()}, and cryptography {version('cryptography')} in pure Python",
         "vsync": f"{vsync.__version__}, revision {revision()}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
+
+
+def sealing() -> str:
+    """What seals packets where the speedups are in use, if they were built here."""
+    packages = {"intel-ipsec-mb.h": "libipsec-mb1", "openssl/evp.h": "libssl3"}
+    here = [name for header, name in packages.items() if Path("/usr/include", header).exists()]
+    return f"{here[0]} {package_version(here[0])}" if here else "unknown"
 
 
 def built_by() -> str:

@@ -24,7 +24,8 @@ static int gcm_prepare(void)
         if (made == NULL)
             return 0;
         init_mb_mgr_auto(made, NULL);
-        if (imb_get_errno(made) != 0) {
+        /* Where the processor has no AES, what stands in for it is slow. */
+        if (imb_get_errno(made) != 0 || !(made->features & IMB_FEATURE_AESNI)) {
             free_mb_mgr(made);
             return 0;
         }
