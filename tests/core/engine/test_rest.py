@@ -96,6 +96,15 @@ def test_an_agreed_message_of_any_member_needs_no_token() -> None:
         assert reached(cluster, message) == {1, 2, 3}
 
 
+def test_frames_that_are_sent_while_the_token_rests_are_counted_too() -> None:
+    cluster = resting(3)
+    before = [cluster.engine(node).counters["frames_sent"] for node in (1, 2, 3)]
+    cluster.submit(3, 100)
+    cluster.run(0.01)
+    sent = [cluster.engine(node).counters["frames_sent"] for node in (1, 2, 3)]
+    assert [after - then for after, then in zip(sent, before, strict=True)] == [1, 1, 1]
+
+
 def test_a_safe_message_is_delivered_without_waiting_for_the_rest_to_end_by_itself() -> None:
     cluster = resting(3)
     message = cluster.submit(3, 100, Guarantee.SAFE)

@@ -400,6 +400,7 @@ class Ordering(ABC):
 
     def _fill(self, seq: int) -> Packets:
         """Use our reserved number: for what waits, or for nothing."""
+        self.counters.add("frames_sent", 1)
         return self._number(seq, self._packer.take(FEW_PACKETS) or self._packer.nothing())
 
     def _number(self, seq: int, packed: PackedFrame) -> Packets:
