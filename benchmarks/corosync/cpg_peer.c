@@ -6,7 +6,8 @@
  *   3. send until TO as the arguments say, count what is delivered from FROM to TO;
  *   4. print what was counted as one line of JSON, and go on dispatching until the input ends.
  *
- * payload.h says what a message is. A wrong one ends the program with {"wrong": ...}.
+ * payload.h says what a message is. A wrong one ends the program with {"wrong": ...}; whatever
+ * else keeps it from going on, with {"failed": ...}.
  *
  * Arguments: NODE MEMBERS SIZE SENDS RATE PROBE_NS PROBE_OFFSET_NS GROUP. SIZE is that of the load,
  * which is sent if SENDS is 1, as fast as it goes if RATE is 0, else RATE messages a second.
@@ -50,9 +51,9 @@ static uint64_t received, received_bytes, sent_in_time;
 static struct samples own, others;
 static uint64_t now_ns; /* read once a turn while there is only load to count */
 
-static void complain(const char *what)
+static void end_with(const char *kind, const char *what)
 {
-    printf("{\"wrong\": \"%s\"}\n", what);
+    printf("{\"%s\": \"%s\"}\n", kind, what);
     fflush(stdout);
     _exit(1);
 }
@@ -61,7 +62,7 @@ static void fail(const char *what, long number)
 {
     char complaint[COMPLAINT_BYTES];
     snprintf(complaint, sizeof complaint, "%s (%ld)", what, number);
-    complain(complaint);
+    end_with("failed", complaint);
 }
 
 static void delivered(cpg_handle_t handle, const struct cpg_name *group, uint32_t nodeid,
@@ -72,7 +73,7 @@ static void delivered(cpg_handle_t handle, const struct cpg_name *group, uint32_
 
     (void)handle, (void)group, (void)pid;
     if (kind < 0)
-        complain(checker.complaint);
+        end_with("wrong", checker.complaint);
     if (kind == PROBE) {
         uint64_t now = clock_ns();
         struct samples *samples = nodeid == node ? &own : &others;
@@ -92,7 +93,7 @@ static void changed(cpg_handle_t handle, const struct cpg_name *group,
 {
     (void)handle, (void)group, (void)list, (void)left, (void)joined, (void)joined_count;
     if (complete && left_count && now_ns < to_ns)
-        fail("members left while it was measured", (long)left_count);
+        fail("collapsed: members left while it was measured", (long)left_count);
     if (count == members && !complete) {
         complete = 1;
         printf("{\"ready\": true}\n");

@@ -90,11 +90,14 @@ class Results:
         of: Callable[[Outcome], float],
     ) -> float | None:
         """The median of the ratios within each try, where the machine was in the same mood."""
-        divisors = {outcome.attempt: of(outcome) for outcome in self.good(*below)}
+        divisors: dict[int, list[float]] = {}
+        for outcome in self.good(*below):
+            divisors.setdefault(outcome.attempt, []).append(of(outcome))
         ratios = [
-            of(outcome) / divisors[outcome.attempt]
+            of(outcome) / divisor
             for outcome in self.good(*above)
-            if divisors.get(outcome.attempt)
+            if outcome.attempt in divisors
+            and (divisor := statistics.median(divisors[outcome.attempt]))
         ]
         return statistics.median(ratios) if ratios else None
 
@@ -103,7 +106,7 @@ class Results:
         spreads = []
         for (_, case), outcomes in self._found.items():
             rates = [outcome.rate for outcome in outcomes if outcome.failed is None]
-            if len(rates) > 1 and not case.probes:
+            if len(rates) > 1 and not case.probes and case.part is not Part.RAW:
                 spreads.append((max(rates) - min(rates)) / statistics.median(rates))
         return statistics.median(spreads) if spreads else None
 
@@ -524,8 +527,12 @@ UNMEASURED: Final = "Not measured in this run."
 
 def machine_lines(found: dict[str, Any], results: Results) -> list[str]:
     lines = [f"- {name}: {value}" for name, value in found["machine"].items()]
-    tries = max((outcome.attempt for outcome in results.all()), default=0)
-    lines += [f"- {tries} tries of {found['seconds']:g} s each"]
+    tries: dict[Case, int] = {}
+    for outcome in results.all():
+        tries[outcome.case] = max(outcome.attempt, tries.get(outcome.case, 0))
+    fewest, most = min(tries.values(), default=0), max(tries.values(), default=0)
+    count = f"{most}" if fewest == most else f"{fewest} to {most}"
+    lines += [f"- {count} tries of {found['seconds']:g} s each"]
     disturbed = sorted(outcome.disturbed for outcome in results.all() if outcome.rates)
     if disturbed:
         lines += [

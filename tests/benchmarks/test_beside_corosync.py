@@ -26,8 +26,8 @@ def whole_plan(*peers: str) -> list[tuple[Case, str]]:
     return [(turn.case, peer) for turn in turns for peer in turn.peers]
 
 
-def test_the_plan_measures_nothing_twice() -> None:
-    measured = whole_plan()
+def test_the_plan_measures_nothing_twice_but_the_bare_program() -> None:
+    measured = [(case, peer) for case, peer in whole_plan() if case.part is not Part.RAW]
     assert len(measured) == len(set(measured))
 
 
@@ -137,3 +137,11 @@ def test_an_unknown_peer_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_case_is_told_apart_by_how_packets_are_lost() -> None:
     cases = {Case(part=Part.LOSS, loss_percent=1, lost=lost) for lost in Lost}
     assert len({str(case) for case in cases}) == len(Lost)
+
+
+def test_of_several_measurements_in_one_try_a_ratio_takes_the_median() -> None:
+    bare, ours = Case(part=Part.RAW), Case(part=Part.RATE)
+    outcomes = [Outcome(peer="raw", case=bare, attempt=2, rates=[rate]) for rate in (10, 40, 20)]
+    outcomes.append(Outcome(peer="vsync", case=ours, attempt=2, rates=[5]))
+    results = page.Results(outcomes)
+    assert results.ratio(("vsync", ours), ("raw", bare), page.rate) == 5 / 20
