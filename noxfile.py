@@ -5,6 +5,7 @@ at once; others make an environment of their own, where what is installed is the
 """
 
 import importlib.util
+import itertools
 import os
 import platform
 import re
@@ -368,9 +369,8 @@ def shares(session: nox.Session, seeds: str) -> list[tuple[int, str]]:
     first, end = int(found[1]), int(found[2])
     sizes = range(3, 8)
     bounds = [first + (end - first) * i // len(sizes) for i in range(len(sizes) + 1)]
-    return [
-        (nodes, f"{a}..{b}") for nodes, a, b in zip(sizes, bounds, bounds[1:], strict=True) if a < b
-    ]
+    ranges = zip(sizes, itertools.pairwise(bounds), strict=True)
+    return [(nodes, f"{a}..{b}") for nodes, (a, b) in ranges if a < b]
 
 
 def project(package: str) -> dict[str, object]:

@@ -1,8 +1,10 @@
 """What README.md tells people to type is what CI runs, and every session named is a session."""
 
 import ast
+import os
 import re
 import subprocess
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,19 @@ def test_every_session_that_a_page_names_exists() -> None:
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for names in re.findall(r"nox -s ((?:[a-z]+ ?)+)", page.read_text()):
             assert set(names.split()) <= sessions(), page
+
+
+@pytest.mark.skipif(
+    os.environ.get("CI") != "true" and find_spec("nox") is None,
+    reason="who does not develop has no nox",
+)
+def test_seeds_are_shared_out_among_clusters_of_all_sizes() -> None:
+    spec = spec_from_file_location("noxfile", ROOT / "noxfile.py")
+    assert spec is not None
+    assert spec.loader is not None
+    noxfile = module_from_spec(spec)
+    spec.loader.exec_module(noxfile)
+    assert noxfile.shares(None, "10..22") == [
+        *((3, "10..12"), (4, "12..14"), (5, "14..17"), (6, "17..19"), (7, "19..22"))
+    ]
+    assert noxfile.shares(None, "0..2") == [(5, "0..1"), (7, "1..2")]
