@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import vsync
+from vsync.seal.cipher import LIBRARY
 
 DEBIAN: Final = {
     "corosync": "corosync",
@@ -74,10 +75,9 @@ def described() -> dict[str, str]:
 
 
 def sealing() -> str:
-    """What seals packets where the speedups are in use, if they were built here."""
-    packages = {"intel-ipsec-mb.h": "libipsec-mb1", "openssl/evp.h": "libssl3"}
-    here = [name for header, name in packages.items() if Path("/usr/include", header).exists()]
-    return f"{here[0]} {package_version(here[0])}" if here else "unknown"
+    """What seals packets in this process, and so in those with speedups if it has them."""
+    package = {"IPsec-MB": "libipsec-mb1", "OpenSSL": "libssl3"}.get(LIBRARY)
+    return LIBRARY if package is None else f"{package} {package_version(package)}"
 
 
 def built_by() -> str:

@@ -11,6 +11,7 @@ import pytest
 
 import vsync
 from tests.core.api.rings import PATIENCE_S, deliveries, fresh_network, settings_of
+from tests.core.daemon.test_client import WELCOME
 from tests.core.daemon.test_daemon import served
 from vsync import (
     Cause,
@@ -30,7 +31,7 @@ from vsync import (
     Session,
 )
 from vsync.daemon import frames
-from vsync.daemon.protocol import DAEMON_PROTOCOL, Type, build
+from vsync.daemon.protocol import DAEMON_PROTOCOL
 
 pytestmark = pytest.mark.anyio
 
@@ -235,16 +236,6 @@ async def test_a_daemon_that_does_not_let_one_in_again_ends_the_session(
 async def test_what_comes_with_the_welcome_of_another_daemon_is_reported_as_taken(
     tmp_path: Path,
 ) -> None:
-    welcome = build(
-        Type.WELCOME,
-        protocol=DAEMON_PROTOCOL,
-        node=1,
-        session=1,
-        life=1,
-        message_bytes_max=2**20,
-        window_bytes=2**20,
-        requests_max=10,
-    )
     first = ConfigurationChanged(Configuration(id="1.1", kind=Kind.REGULAR, members=(NodeId(1),)))
     (event,) = frames.parts_of(first)
     heard = bytearray()
@@ -253,11 +244,11 @@ async def test_what_comes_with_the_welcome_of_another_daemon_is_reported_as_take
         with listener:
             with listener.accept()[0] as client:
                 client.recv(1000)
-                client.sendall(welcome)
+                client.sendall(WELCOME)
             with listener.accept()[0] as client:
                 client.settimeout(PATIENCE_S)
                 client.recv(1000)
-                client.sendall(welcome + event)
+                client.sendall(WELCOME + event)
                 while piece := client.recv(1000):
                     heard.extend(piece)
                     if len(heard) >= len(frames.taken_frame(0)):
